@@ -1,0 +1,1 @@
+"""The ground floor: trainable models, their gradient graphs, and fuses, all as ONNX graphs."""

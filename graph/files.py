@@ -1,0 +1,136 @@
+"""Reading and writing ONNX files. A file that comes in is hostile until proven otherwise; one that goes out is never half there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import CheckerPass
+
+from .errors import InputError
+
+__all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model"]
+
+MAX_IR_VERSION = 10
+"""The newest IR version that onnxruntime-training 1.19 reads."""
+
+_EXTERNAL_ABOVE = 1 << 30
+"""Bytes of weights beyond which they go to a file of their own; protobuf itself ends at 2 GiB."""
+
+
+def load_model(path: str | Path) -> ir.Model:
+    """Read and check an ONNX file. Weights in external files are mapped, not read.
+
+    Raises:
+        InputError: There is no such file, it is not ONNX, it is damaged, or its external data lies outside its folder.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}", expected="an ONNX model file")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except (google.protobuf.message.DecodeError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is not an ONNX file or is truncated", remedy="export the model again"
+        ) from error
+    if not proto.ir_version or not proto.opset_import or not proto.graph.node:
+        raise InputError(
+            f"{path} is not an ONNX model", expected="an ir_version, an opset and at least one node"
+        )
+    _check_external_data(proto, path)
+    try:
+        model = ir.serde.deserialize_model(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+        CheckerPass()(model)
+    except (ir.passes.PassError, onnx.checker.ValidationError, ValueError, KeyError, TypeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(
+            f"{path} is not a valid ONNX model: {reason}", remedy="export the model again"
+        ) from error
+    return model
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        target = (folder / info.location).resolve()
+        if Path(info.location).is_absolute() or not target.is_relative_to(folder):
+            raise InputError(
+                f"{path}: the data of {tensor.name!r} lies outside the model's folder",
+                expected="a file below it",
+            )
+        if not target.is_file():
+            raise InputError(
+                f"{path}: the data file {info.location!r} is missing", remedy="copy it beside the model"
+            )
+        if (info.offset or 0) + (info.length or 0) > target.stat().st_size:
+            raise InputError(
+                f"{path}: the data file {info.location!r} is truncated", remedy="copy or export it again"
+            )
+
+
+def save_model(model: ir.Model, path: str | Path) -> Path:
+    """Write an ONNX file atomically; weights beyond 1 GiB go to `<name>.data` beside it.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    path = Path(path)
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+    size = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    if size <= _EXTERNAL_ABOVE:
+        with atomic_path(path) as temporary:
+            ir.save(model, temporary, format="protobuf")
+        return path
+    # The weights are written under their final name inside a temporary folder, since the model records that name.
+    with atomic_path(path) as temporary:
+        data = path.with_name(path.name + ".data")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gradfuse-") as folder:
+            ir.save(model, Path(folder) / path.name, format="protobuf", external_data=data.name)
+            os.replace(Path(folder) / data.name, data)
+            os.replace(Path(folder) / path.name, temporary)
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place only if the block ends without an error.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(handle)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}", remedy="choose another output path"
+        ) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

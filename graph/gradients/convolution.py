@@ -1,0 +1,159 @@
+"""Gradients of convolutions with explicit pads (lowering turns auto_pad into explicit pads first).
+
+With x [N, C, *S], w [O, C/G, *K], y [N, O, *P], stride s, dilation d and G groups:
+
+    y[n, o, p] = b[o] + sum_{c, k} w[o, c, k] x[n, c, p s + k d - pad]
+
+so that dx is the transposed convolution of dy with w, and dw[o, c, k] sums dy[n, o, p] x[n, c, p s + k d - pad] over n and
+p: for each tap k a strided slice of the padded x, and for all taps together one batched matrix product. In standard ops
+that is as fast as ONNX Runtime's own ConvGrad (`benchmarks kernels`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..builder import Tensor
+from .engine import Adjoint
+
+Gradients = Sequence["Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over the spatial axes: one entry for each of them.
+
+    Attributes:
+        kernel: Taps.
+        strides: Steps of the kernel between outputs.
+        dilations: Distance between taps.
+        begins: Zeros before the first element.
+        ends: Zeros after the last element.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, g: Adjoint, kernel: Sequence[int]) -> Window:
+        """Read the attributes that Conv, ConvTranspose and the pooling ops share."""
+        ones = (1,) * len(kernel)
+        pads = g.attribute("pads", (0, 0) * len(kernel))
+        if g.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            raise g.unsupported("auto_pad needs lowering to explicit pads first")
+        strides, dilations = g.attribute("strides", ones), g.attribute("dilations", ones)
+        return cls(tuple(kernel), strides, dilations, pads[: len(kernel)], pads[len(kernel) :])
+
+    @property
+    def axes(self) -> range:
+        """The spatial axes."""
+        return range(2, 2 + len(self.kernel))
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """Strides and dilations as attributes."""
+        return {"strides": self.strides, "dilations": self.dilations}
+
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """All begins, then all ends, as ONNX writes them."""
+        return self.begins + self.ends
+
+
+def conv(g: Adjoint) -> Gradients:
+    """y = w * x + b."""
+    x, w = g.x, g.input(1)
+    window, group = Window.of(g, static_dims(g, w)[2:]), g.attribute("group", 1)
+    dx = input_gradient(g.dy, w, x, g.y, window, group)
+    dw = _weight_gradient(_padded(x, window), g.dy, w, window, group)
+    return dx, dw, g.dy.sum([0, *window.axes], keepdims=False)
+
+
+def conv_transpose(g: Adjoint) -> Gradients:
+    """The transposed convolution of x with w [C, O/G, *K]: dx is the convolution of dy with w."""
+    x, w = g.x, g.input(1)
+    window, group = Window.of(g, static_dims(g, w)[2:]), g.attribute("group", 1)
+    if "output_shape" in g.node.attributes:
+        raise g.unsupported("output_shape; export the layer with explicit pads and output_padding")
+    reached = _trimmed(g.dy, x, window) if any(g.attribute("output_padding", (0,))) else g.dy
+    dx = g.builder.op("Conv", reached, w, pads=window.pads, group=group, **window.steps)
+    dw = _weight_gradient(_padded(reached, window), x, w, window, group)
+    return dx, dw, g.dy.sum([0, *window.axes], keepdims=False)
+
+
+def static_dims(g: Adjoint, w: Tensor) -> tuple[int, ...]:
+    """The shape of a kernel, which must be known before the graph runs."""
+    dims = tuple(dim for dim in w.dims or () if isinstance(dim, int))
+    if w.dims is None or len(dims) < len(w.dims):
+        raise g.unsupported("the shape of its kernel is not static")
+    return dims
+
+
+def input_gradient(dy: Tensor, w: Tensor, x: Tensor, y: Tensor, window: Window, group: int) -> Tensor:
+    """Spread dy over the inputs that it came from; those that the last stride did not reach get zeros."""
+    inputs, outputs = ([tensor.length(axis) for axis in window.axes] for tensor in (x, y))
+    if all(isinstance(length, int) for length in inputs + outputs):
+        reach = [_reach(window, i, length) for i, length in enumerate(outputs)]
+        missing = [length - reached for length, reached in zip(inputs, reach, strict=True)]
+        return dy.builder.op(
+            "ConvTranspose", dy, w, pads=window.pads, output_padding=missing, group=group, **window.steps
+        )
+    return _cropped(dy.builder.op("ConvTranspose", dy, w, group=group, **window.steps), inputs, window)
+
+
+def _reach(window: Window, i: int, outputs: Tensor | int) -> Tensor | int:
+    """How many inputs `outputs` windows meet along spatial axis `i`, padding left out."""
+    extent = (window.kernel[i] - 1) * window.dilations[i] + 1
+    return outputs * window.strides[i] + (extent - window.strides[i] - window.begins[i] - window.ends[i])
+
+
+def _cropped(full: Tensor, inputs: Sequence[Tensor | int], window: Window) -> Tensor:
+    """Take the part of the gradient of the padded input that belongs to the input itself, of dynamic length."""
+    builder, axes = full.builder, list(window.axes)
+    slack = [stride - 1 for stride in window.strides]
+    extended = builder.op("Pad", full, builder.ints(*[0] * len(axes), *slack), None, builder.ints(*axes))
+    ends = [length + begin for length, begin in zip(inputs, window.begins, strict=True)]
+    return extended.slice(window.begins, ends, axes, [1] * len(axes))
+
+
+def _padded(x: Tensor, window: Window) -> Tensor:
+    if not any(window.pads):
+        return x
+    return x.builder.op("Pad", x, x.builder.ints(*window.pads), None, x.builder.ints(*window.axes))
+
+
+def _weight_gradient(padded: Tensor, dy: Tensor, w: Tensor, window: Window, group: int) -> Tensor:
+    """sum over n and p of dy[n, o, p] padded[n, c, p s + k d], in the shape of `w`."""
+    outputs, channels, *_ = (dim for dim in w.dims or () if isinstance(dim, int))
+    taps = patches(padded, dy, window)
+    columns = padded.builder.op("Concat", *(tap.reshape(0, group, channels, 1, -1) for tap in taps), axis=3)
+    columns = columns.reshape(0, group, channels * len(taps), -1).transpose(0, 1, 3, 2)
+    rows = dy.reshape(0, group, outputs // group, -1)
+    return (rows @ columns).sum([0], keepdims=False).reshape_like(w)
+
+
+def patches(padded: Tensor, dy: Tensor, window: Window) -> list[Tensor]:
+    """For each tap, in row-major order, the elements of `padded` that it meets: a tensor with dy's spatial shape."""
+    axes = list(window.axes)
+    lengths = [dy.length(axis) for axis in axes]
+    found = []
+    for tap in itertools.product(*(range(taps) for taps in window.kernel)):
+        starts = [index * dilation for index, dilation in zip(tap, window.dilations, strict=True)]
+        ends = [
+            (length - 1) * stride + (start + 1)
+            for length, stride, start in zip(lengths, window.strides, starts, strict=True)
+        ]
+        found.append(padded.slice(starts, ends, axes, window.strides))
+    return found
+
+
+def _trimmed(dy: Tensor, x: Tensor, window: Window) -> Tensor:
+    """Take off the output padding, which no x reaches."""
+    ends = [_reach(window, i, x.length(axis)) for i, axis in enumerate(window.axes)]
+    return dy.slice([0] * len(ends), ends, list(window.axes), [1] * len(ends))

@@ -1,0 +1,111 @@
+"""Gradients of ops that pick elements: dy goes back to where its elements were taken, and adds up where one was taken twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ..builder import Tensor
+from .engine import Adjoint
+
+Gradients = Sequence["Tensor | None"]
+
+
+def slice_(g: Adjoint) -> Gradients:
+    """y = x[starts:ends:steps]: zeros around and between. Each axis takes dy to where its elements came from."""
+    rank = g.rank()
+    axes = g.constant_ints(3) if g.optional(3) is not None else _leading_axes(g)
+    if axes is None:
+        raise g.unsupported("its axes are computed at run time")
+    dx = g.dy
+    for position, axis in enumerate(axes):
+        dx = _unslice(g, dx, position, axis % rank)
+    return (dx,)
+
+
+def _leading_axes(g: Adjoint) -> tuple[int, ...] | None:
+    starts = g.input(1).dims
+    return tuple(range(starts[0])) if starts and isinstance(starts[0], int) else None
+
+
+def _unslice(g: Adjoint, dy: Tensor, position: int, axis: int) -> Tensor:
+    """Undo the slice of one axis."""
+    length, starts, ends = g.x.length(axis), g.constant_ints(1), g.constant_ints(2)
+    steps = g.constant_ints(4) if g.optional(4) is not None else (1,) * (position + 1)
+    if isinstance(length, int) and starts is not None and ends is not None and steps is not None:
+        start, stop, step = slice(starts[position], _clamp(ends[position]), steps[position]).indices(length)
+        if step == 1:
+            return _zeros_around(dy, axis, start, length - max(start, stop))
+    return _scatter_slice(g, dy, position, axis)
+
+
+def _clamp(end: int) -> int | None:
+    """ONNX writes 'to the end, backwards' as a very negative number; Python as None."""
+    return None if end < -(2**31) else end
+
+
+def _zeros_around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    if before == after == 0:
+        return x
+    return x.builder.op("Pad", x, x.builder.ints(before, after), None, x.builder.ints(axis))
+
+
+def _scatter_slice(g: Adjoint, dy: Tensor, position: int, axis: int) -> Tensor:
+    """Slice the axis's positions in the same way, which gives the place of each element of dy."""
+    builder, rank = g.builder, g.rank()
+    length = g.x.length(axis)
+    count = builder.concat(length)
+    positions = builder.op(
+        "Range",
+        *(number.squeeze(0) for number in (builder.ints(0), count, builder.ints(1))),
+        dtype=ir.DataType.INT64,
+    )
+    bounds = [g.input(index).slice([position], [position + 1], [0], [1]) for index in (1, 2)]
+    step = (
+        builder.ints(1) if g.optional(4) is None else g.input(4).slice([position], [position + 1], [0], [1])
+    )
+    taken = builder.op("Slice", positions, *bounds, builder.ints(0), step)
+    return _scatter_along(dy, taken, axis, rank, count)
+
+
+def _scatter_along(dy: Tensor, positions: Tensor, axis: int, rank: int, length: Tensor) -> Tensor:
+    """Zeros of `length` elements along `axis`, with dy's slices added at `positions` (int64, of any rank 1)."""
+    builder = dy.builder
+    front = (axis, *(other for other in range(rank) if other != axis))
+    moved = dy.transpose(*front)
+    shape = builder.op("Concat", length, builder.op("Shape", moved, start=1), axis=0)
+    zeros = builder.op("ConstantOfShape", shape, dtype=dy.dtype, value=_zero(dy.dtype))
+    added = builder.op("ScatterND", zeros, positions.unsqueeze(-1), moved, reduction="add")
+    return added.transpose(*sorted(range(rank), key=front.__getitem__))
+
+
+def _zero(dtype: ir.DataType) -> ir.TensorProtocol:
+    return ir.tensor([0.0], dtype=dtype)
+
+
+def gather(g: Adjoint) -> Gradients:
+    """y = x[indices] along one axis: each slice of dy is added where it was taken, repeated indices included."""
+    x, indices, rank = g.x, g.input(1), g.rank()
+    axis = g.attribute("axis", 0) % rank
+    index_rank = indices.rank
+    if index_rank is None:
+        raise g.unsupported("the rank of its indices is unknown")
+    # The index axes of dy stand where `axis` stood; they are folded into one.
+    leading, trailing = range(axis), range(axis + 1, rank)
+    shape = [x.length(a) for a in leading] + [-1] + [x.length(a) for a in trailing]
+    length = g.builder.concat(x.length(axis))
+    return (_scatter_along(g.dy.reshape(*shape), indices.reshape(-1), axis, rank, length),)
+
+
+def gather_elements(g: Adjoint) -> Gradients:
+    """y[i] = x[i with its axis replaced by indices[i]]."""
+    axis = g.attribute("axis", 0)
+    return (g.builder.op("ScatterElements", g.x.zeros_like(), g.input(1), g.dy, axis=axis, reduction="add"),)
+
+
+def gather_nd(g: Adjoint) -> Gradients:
+    """y = x at index tuples."""
+    if g.attribute("batch_dims", 0):
+        raise g.unsupported("batch_dims; only batch_dims=0 has a gradient")
+    return (g.builder.op("ScatterND", g.x.zeros_like(), g.input(1), g.dy, reduction="add"),)

@@ -1,0 +1,79 @@
+"""Gradients of matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..builder import Dim, Tensor
+from .broadcast import sum_to
+from .engine import Adjoint
+
+Gradients = Sequence["Tensor | None"]
+
+
+def matmul(g: Adjoint) -> Gradients:
+    """y = a b, batched and broadcast over the leading axes: da = dy b', db = a' dy."""
+    a, b, dy = g.input(0), g.input(1), g.dy
+    if a.rank is None or b.rank is None:
+        raise g.unsupported("the rank of an operand is unknown")
+    if a.rank > 2 and b.rank == 2:
+        return dy @ _transposed(b), _shared_weight_gradient(a, b, dy)
+    # A vector operand is a matrix with one row or one column, which the product's shape does not show.
+    rows, columns = (a.unsqueeze(0) if a.rank == 1 else a), (b.unsqueeze(1) if b.rank == 1 else b)
+    if b.rank == 1:
+        dy = dy.unsqueeze(-1)
+    if a.rank == 1:
+        dy = dy.unsqueeze(-2)
+    da, db = dy @ _transposed(columns), _transposed(rows) @ dy
+    batch = None if g.y.dims is None else g.y.dims[: len(g.y.dims) - (a.rank > 1) - (b.rank > 1)]
+    return _sum_batch(da, a, batch, b), _sum_batch(db.squeeze(-1) if b.rank == 1 else db, b, batch, a)
+
+
+def gemm(g: Adjoint) -> Gradients:
+    """y = alpha op(a) op(b) + beta c, where op transposes if asked."""
+    a, b = g.input(0), g.input(1)
+    alpha, beta = g.attribute("alpha", 1.0), g.attribute("beta", 1.0)
+    a_transposed, b_transposed = g.attribute("transA", 0), g.attribute("transB", 0)
+    op = g.builder.op
+    if a_transposed:
+        da = op("Gemm", b, g.dy, alpha=alpha, transA=b_transposed, transB=1)
+    else:
+        da = op("Gemm", g.dy, b, alpha=alpha, transB=1 - b_transposed)
+    if b_transposed:
+        db = op("Gemm", g.dy, a, alpha=alpha, transA=1, transB=a_transposed)
+    else:
+        db = op("Gemm", a, g.dy, alpha=alpha, transA=1 - a_transposed)
+    dc = g.dy if beta == 1.0 else g.dy * beta
+    return da, db, _bias_gradient(dc, g.optional(2))
+
+
+def _bias_gradient(dy: Tensor, c: Tensor | None) -> Tensor | None:
+    """Sum `dy`, of rank 2, to the shape of `c`, which broadcasts to it."""
+    if c is None:
+        return None
+    if c.dims is None:
+        return sum_to(dy, c, None, [])
+    axes = [axis for axis, dim in zip((0, 1), (1, 1, *c.dims)[-2:], strict=True) if dim == 1]
+    if not axes:
+        return dy
+    return dy.sum(axes, keepdims=False) if axes == [0] and len(c.dims) == 1 else dy.sum(axes).reshape_like(c)
+
+
+def _shared_weight_gradient(a: Tensor, b: Tensor, dy: Tensor) -> Tensor:
+    """a' dy summed over all leading axes, as one product of two matrices."""
+    rows, slopes = a.reshape(-1, b.length(0)), dy.reshape(-1, b.length(1))
+    return b.builder.op("Gemm", rows, slopes, transA=1)
+
+
+def _transposed(x: Tensor) -> Tensor:
+    rank = x.rank or 0
+    return x.transpose(*range(rank - 2), rank - 1, rank - 2)
+
+
+def _sum_batch(gradient: Tensor, operand: Tensor, batch: Sequence[Dim] | None, other: Tensor) -> Tensor:
+    """Sum over the leading axes along which `operand` was broadcast against `other`."""
+    if batch is None or operand.dims is None or other.dims is None:
+        return sum_to(gradient, operand, None, [])
+    if len(operand.dims) == 1:
+        return gradient.reshape(-1, operand.length(0)).sum([0], keepdims=False)
+    return sum_to(gradient, operand, (*batch, *operand.dims[-2:]), [(*other.dims[:-2], 1, 1)])

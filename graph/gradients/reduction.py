@@ -1,0 +1,71 @@
+"""Gradients of reductions. The gradient of the reduced tensor, with its axes put back, broadcasts over the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..builder import Tensor
+from .engine import Adjoint
+
+Gradients = Sequence["Tensor | None"]
+
+
+def reduce_sum(g: Adjoint) -> Gradients:
+    """y = sum x."""
+    return (_kept(g, g.dy).expand_like(g.x),)
+
+
+def reduce_mean(g: Adjoint) -> Gradients:
+    """y = sum x / n."""
+    return ((_kept(g, g.dy) / g.x.count(_axes(g))).expand_like(g.x),)
+
+
+def reduce_sum_square(g: Adjoint) -> Gradients:
+    """y = sum x^2."""
+    return (_kept(g, g.dy) * (2.0 * g.x),)
+
+
+def reduce_l1(g: Adjoint) -> Gradients:
+    """y = sum |x|."""
+    return (_kept(g, g.dy) * g.x.sign(),)
+
+
+def reduce_l2(g: Adjoint) -> Gradients:
+    """y = sqrt(sum x^2); 0 where the norm is 0, as in PyTorch."""
+    norm = _kept(g, g.y)
+    return (_kept(g, g.dy) * g.x / (norm + norm.equals(0.0).cast_like(norm)),)
+
+
+def reduce_log_sum(g: Adjoint) -> Gradients:
+    """y = ln sum x."""
+    return ((_kept(g, g.dy) / _kept(g, g.y).exp()).expand_like(g.x),)
+
+
+def reduce_log_sum_exp(g: Adjoint) -> Gradients:
+    """y = ln sum e^x: the gradient is the softmax."""
+    return (_kept(g, g.dy) * (g.x - _kept(g, g.y)).exp(),)
+
+
+def reduce_extremum(g: Adjoint) -> Gradients:
+    """y = max x or min x; elements that tie share the gradient, as torch.amax does."""
+    attained = g.x.equals(_kept(g, g.y)).cast_like(g.dy)
+    return (_kept(g, g.dy) * attained / attained.sum(_axes(g)),)
+
+
+def _axes(g: Adjoint) -> list[int]:
+    """The reduced axes as numbers from 0; empty where the op reduces nothing."""
+    rank = g.rank()
+    if g.optional(1) is None:
+        return [] if g.attribute("noop_with_empty_axes", 0) else list(range(rank))
+    axes = g.constant_ints(1)
+    if axes is None:
+        raise g.unsupported("its axes are computed at run time")
+    if not axes and not g.attribute("noop_with_empty_axes", 0):
+        return list(range(rank))
+    return sorted(axis % rank for axis in axes)
+
+
+def _kept(g: Adjoint, reduced: Tensor) -> Tensor:
+    """A tensor of the output's shape with the reduced axes put back as axes of length 1."""
+    axes = _axes(g)
+    return reduced if g.attribute("keepdims", 1) or not axes else reduced.unsqueeze(*axes)

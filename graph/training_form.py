@@ -1,0 +1,71 @@
+"""From the inference form of a forward graph to its training form.
+
+Before                                       After
+BatchNormalization(x, s, b, mean, var)       m = ReduceMean(x), v = ReduceMean((x - m)^2), BatchNormalization(x, s, b, m, v),
+                                             and nodes that move mean and var towards m and v
+Dropout(x, ratio)                            Dropout(x, ratio, true)
+
+The batch's statistics are nodes of their own because ONNX Runtime's kernel for training_mode=1 writes its running statistics
+into the buffers of its inputs, which belong to the caller, and because their update differs between frameworks: with
+momentum m it is `m old + (1 - m) batch`, where PyTorch takes the unbiased variance of the batch (n / (n - 1) times the
+biased one), and ONNX and Keras the biased one. Nodes marked as frozen keep their inference form.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .builder import Builder, Tensor
+from .errors import UnsupportedError
+from .gradients.normalization import BATCH_STATISTICS, per_channel
+from .model import FROZEN, UNBIASED_VARIANCE, batch_norms
+from .source import describe_node
+
+__all__ = ["apply_training_form"]
+
+
+def apply_training_form(builder: Builder) -> dict[str, Tensor]:
+    """Rewrite the graph of `builder` in place.
+
+    Returns:
+        The new value of each running statistic, by the name of the statistic.
+    """
+    for node in builder.graph:
+        if node.op_type == "Dropout" and node.domain == "" and FROZEN not in node.metadata_props:
+            node.resize_inputs(3)
+            node.replace_input_with(2, builder.constant(True, ir.DataType.BOOL).value)
+    state: dict[str, Tensor] = {}
+    for node in list(batch_norms(builder.graph)):
+        with builder.scope(f"state/{node.name}"):
+            _use_batch_statistics(node, builder, state)
+    builder.graph.sort()
+    return state
+
+
+def _use_batch_statistics(node: ir.Node, builder: Builder, state: dict[str, Tensor]) -> None:
+    x, momentum = builder.tensor(_present(node, 0)), node.attributes.get_float("momentum", 0.9)
+    if x.rank is None:
+        raise UnsupportedError(
+            f"{describe_node(node)} has an input of unknown rank", remedy="export with static ranks"
+        )
+    axes = [0, *range(2, x.rank)]
+    mean = x.mean(axes, keepdims=False)
+    variance = (x - per_channel(mean, x.rank)).square().mean(axes, keepdims=False)
+    old = [_present(node, index) for index in (3, 4)]
+    for index, statistic in zip((3, 4), (mean, variance), strict=True):
+        node.replace_input_with(index, statistic.value)
+    node.metadata_props[BATCH_STATISTICS] = "true"
+    if UNBIASED_VARIANCE in node.metadata_props:
+        count = x.count(axes)
+        variance = variance * (count / (count - 1))
+    for value, statistic in zip(old, (mean, variance), strict=True):
+        # A module that is applied twice moves its statistics twice.
+        name = value.name or ""
+        state[name] = state.get(name, builder.tensor(value)) * momentum + statistic * (1.0 - momentum)
+
+
+def _present(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    if value is None:
+        raise UnsupportedError(f"{describe_node(node)} lacks input {index}")
+    return value
