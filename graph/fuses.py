@@ -8,8 +8,9 @@ changes no bit of the gradient.
     norm         g -> g t / max(|g|, t)                                     Keras clipnorm
     global-norm  g_i -> g_i t / max(sqrt(sum_j |g_j|^2), t)                 torch clip_grad_norm_, Keras global_clipnorm
 
-A `value` or `norm` fuse sits on the gradient of one tensor: of a parameter, or of an activation, where it limits what flows
-back to everything before it. The `global-norm` fuse takes the gradients of all parameters, after their own fuses.
+A `value` or `norm` fuse sits on the gradient of one tensor. On a parameter's gradient it limits the update only, although
+the backward pass may use the same sum further on (BatchNormalization's does); on an activation's gradient it limits what
+flows back to everything before it. The `global-norm` fuse takes the gradients of all parameters, after their own fuses.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def remove_fuses(gradients: GradientGraph) -> GradientGraph:
         for before, after in zip(node.inputs, node.outputs, strict=True):
             if before is not None:
                 name, after.name = after.name, f"{after.name}/removed"
-                _redirect(graph, after, before)
+                _redirect_consumers(after, before)
+                _redirect_outputs(graph, after, before)
                 before.name = name
         graph.remove(node, safe=True)
     for identifier in [key for key in result.onnx.functions if key[0] == _DOMAIN]:
@@ -156,18 +158,21 @@ def _insert(model: ir.Model, fuse: Fuse, names: Sequence[str]) -> None:
         name=fuse.name,
     )
     for before, after in zip(edges, node.outputs, strict=True):
-        name, before.name = before.name, f"{before.name}/unfused"
+        name, before.name = before.name, f"{before.name}/before_{fuse.kind}"
         after.name, after.type, after.shape = name, before.type, before.shape
-        _redirect(graph, before, after)
-    for index, before in enumerate(edges):
-        node.replace_input_with(index, before)
+        if before not in graph.outputs:
+            _redirect_consumers(before, after, spare=node)
+        _redirect_outputs(graph, before, after)
     graph.append(node)
 
 
-def _redirect(graph: ir.Graph, before: ir.Value, after: ir.Value) -> None:
-    """Let every consumer and graph output take `after` instead of `before`."""
+def _redirect_consumers(before: ir.Value, after: ir.Value, spare: ir.Node | None = None) -> None:
     for user, index in tuple(before.uses()):
-        user.replace_input_with(index, after)
+        if user is not spare:
+            user.replace_input_with(index, after)
+
+
+def _redirect_outputs(graph: ir.Graph, before: ir.Value, after: ir.Value) -> None:
     for index, output in enumerate(graph.outputs):
         if output is before:
             graph.outputs[index] = after
