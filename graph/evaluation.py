@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 __all__ = ["evaluate"]
 
@@ -24,6 +23,8 @@ def evaluate(model: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict
     try:
         import onnxruntime
     except ImportError:
+        from onnx.reference import ReferenceEvaluator
+
         results = ReferenceEvaluator(serialized).run(names, dict(feeds))
     else:
         options = onnxruntime.SessionOptions()
