@@ -1,0 +1,211 @@
+"""The check that every conversion makes of itself: the same numbers as the framework, forward and backward.
+
+On a seeded random batch, of another size than the example's, the training form of the converted model computes its
+outputs, the gradient of a loss for each parameter, and the new running statistics; so does the framework's own autograd.
+Dropout is off on both sides, since no two frameworks draw the same masks.
+
+Two arrays agree if they differ by at most `tolerance` times the largest absolute value of the framework's array, or by what
+rounding explains. Some gradients are 0 but for rounding, as that of a bias before BatchNormalization, and in a chaotic network
+rounding grows from layer to layer. So the graph runs a second time, with data and parameters changed by a rounding error
+each: what moves then is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..graph.errors import ParityError
+from ..graph.evaluation import evaluate
+from ..graph.gradient_graph import GradientGraph
+from ..graph.model import FROZEN, TensorSpec, TrainableModel
+
+__all__ = ["Array", "DrawTarget", "ParityResult", "Reference", "check_parity"]
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+DrawTarget: TypeAlias = Callable[[Array], Array]
+
+_ROUNDING = float(np.finfo(np.float32).eps)
+_NOISE_FACTOR = 32.0  # the noise of one draw is an estimate, for a scalar parameter a poor one
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the framework computes for one batch.
+
+    Attributes:
+        outputs: The outputs of the forward in train mode.
+        target: The target that the loss was taken against.
+        gradients: The loss's gradient for each parameter that it depends on.
+        state: The running statistics after the forward.
+    """
+
+    outputs: Sequence[Array]
+    target: Array
+    gradients: Mapping[str, Array]
+    state: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """How well a converted model agrees with the one it came from.
+
+    Attributes:
+        worst: The parameter, output or statistic that agrees least.
+        error: Its relative error.
+        tolerance: What was allowed.
+        loss: The loss whose gradients were compared.
+        compared: Number of arrays compared.
+    """
+
+    worst: str
+    error: float
+    tolerance: float
+    loss: str
+    compared: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.compared} arrays agree: worst relative error {self.error:.1e} at {self.worst} "
+            f"(tolerance {self.tolerance:.0e}, {self.loss} loss)"
+        )
+
+
+def check_parity(
+    model: TrainableModel,
+    compute: Callable[[Sequence[Array], str, DrawTarget], Reference],
+    examples: Sequence[Array],
+    *,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> ParityResult:
+    """Compare a converted model with its source.
+
+    Args:
+        model: The converted model.
+        compute: What the framework computes, from inputs, the loss's name, and a function that makes the target.
+        examples: An example for each input: its shape, and for integers its largest value, bound what is drawn.
+        tolerance: The largest relative error allowed.
+        seed: Seed of inputs and targets.
+
+    Raises:
+        ParityError: They differ; the error names the array and both numbers.
+    """
+    rng = np.random.default_rng(seed)
+    batch = 5 if len(examples[0]) != 5 else 7
+    inputs = [_draw(rng, batch, example) for example in examples]
+    loss = _loss_for(model.outputs[0])
+    theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
+    graph = GradientGraph.of(_without_dropout(model), loss)
+    feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
+    if graph.target is not None:
+        feeds[graph.target.name] = theirs.target
+    ours = evaluate(graph.onnx, feeds)
+    noisy = evaluate(graph.onnx, _with_rounding_errors(rng, model, feeds))
+    errors = {
+        what: _checked_error(what, ours.get(name), noisy.get(name), their_array, model.framework, tolerance)
+        for what, name, their_array in _pairs(graph, theirs)
+    }
+    worst = max(errors, key=errors.__getitem__)
+    return ParityResult(worst, errors[worst], tolerance, loss, len(errors))
+
+
+def _draw(rng: np.random.Generator, batch: int, example: Array) -> Array:
+    shape: tuple[int, ...] = (batch, *example.shape[1:])
+    if example.dtype == np.bool_:
+        return rng.random(shape) < 0.5
+    if np.issubdtype(example.dtype, np.integer):
+        return rng.integers(0, max(int(example.max()), 0) + 1, shape).astype(example.dtype)
+    return np.asarray(rng.standard_normal(shape), example.dtype)
+
+
+def _loss_for(output: TensorSpec) -> str:
+    """Cross-entropy where the output can be logits of two classes or more, else the mean square."""
+    classes = output.dims[1] if len(output.dims) == 2 else 1
+    return "cross-entropy" if isinstance(classes, int) and classes >= 2 else "mse"
+
+
+def _draw_target(rng: np.random.Generator, output: Array, loss: str) -> Array:
+    if loss == "cross-entropy":
+        return rng.integers(0, output.shape[1], len(output))
+    return np.asarray(rng.standard_normal(output.shape), output.dtype)
+
+
+def _without_dropout(model: TrainableModel) -> TrainableModel:
+    clone = model.onnx.clone()
+    for node in clone.graph:
+        if node.op_type == "Dropout":
+            node.metadata_props[FROZEN] = "true"
+    return replace(model, onnx=clone)
+
+
+def _with_rounding_errors(
+    rng: np.random.Generator, model: TrainableModel, feeds: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Data and parameters, each floating-point number changed by about one rounding error."""
+    parameters = {name: model.onnx.graph.initializers[name].const_value for name in model.parameters}
+    arrays = {**{name: tensor.numpy() for name, tensor in parameters.items() if tensor is not None}, **feeds}
+    return {
+        name: (array * (1.0 + _ROUNDING * rng.uniform(-1.0, 1.0, array.shape))).astype(array.dtype)
+        if np.issubdtype(array.dtype, np.floating)
+        else array
+        for name, array in arrays.items()
+    }
+
+
+def _pairs(graph: GradientGraph, theirs: Reference) -> Iterator[tuple[str, str, Array]]:
+    """In words what is compared, its name among the graph's outputs, and the framework's array."""
+    for spec, output in zip(graph.source.outputs, theirs.outputs, strict=True):
+        yield f"output {spec.name!r}", spec.name, output
+    for name, gradient in theirs.gradients.items():
+        yield f"the gradient of {name!r}", graph.gradients.get(name, ""), gradient
+    for name, new in graph.new_state.items():
+        yield f"the new {name!r}", new, theirs.state[name]
+
+
+def _checked_error(
+    what: str, ours: Array | None, noisy: Array | None, theirs: Array, framework: str, tolerance: float
+) -> float:
+    """The largest relative error.
+
+    Raises:
+        ParityError: It is above `tolerance`.
+    """
+    if ours is None or noisy is None:
+        raise ParityError(f"{what} is lost; in {framework} it reaches {_largest(theirs):.6g}", remedy=_REMEDY)
+    if ours.shape != theirs.shape:
+        raise ParityError(
+            f"{what} has shape {list(ours.shape)}, in {framework} {list(theirs.shape)}", remedy=_REMEDY
+        )
+    with np.errstate(invalid="ignore"):
+        noise = _largest(ours - noisy)
+    error = _relative_error(ours, theirs, max(_largest(theirs), _NOISE_FACTOR * noise / tolerance))
+    worst = float(error.max(initial=0.0))
+    if worst > tolerance:
+        at = np.unravel_index(int(error.argmax()), error.shape)
+        raise ParityError(
+            f"{what} at {[int(i) for i in at]} is {ours[at]:.8g}, in {framework} {theirs[at]:.8g}: relative error {worst:.1e}",
+            expected=f"at most {tolerance:.0e}",
+            remedy=_REMEDY,
+        )
+    return worst
+
+
+def _largest(array: Array) -> float:
+    """The largest finite absolute value."""
+    return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
+
+
+_REMEDY = "a larger tolerance accepts it; if the difference is not rounding, the conversion is wrong: please report it"
+
+
+def _relative_error(ours: Array, theirs: Array, scale: float) -> Array:
+    """Elementwise; where neither side is finite they agree: an exploding model is what one converts to study."""
+    finite = np.isfinite(ours) & np.isfinite(theirs)
+    with np.errstate(all="ignore"):
+        error = np.abs(ours.astype(np.float64) - theirs) / (scale or 1.0)
+    alike = np.isfinite(ours) == np.isfinite(theirs)
+    return np.where(finite, error, np.where(alike, 0.0, np.inf))

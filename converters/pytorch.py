@@ -1,0 +1,318 @@
+"""From a `torch.nn.Module` to a TrainableModel.
+
+The module is exported as it trains, by `torch.export` and torch's ONNX exporter, without the exporter's optimizer: that one
+merges BatchNormalization into its neighbours and loses parameters by name. What the exporter emits becomes the inference form:
+
+    exported                                              here
+    BatchNormalization of a layer that trains             the same, marked UNBIASED_VARIANCE
+    BatchNormalization of a layer in eval mode            the same, marked FROZEN
+    Dropout(x, ratio, true)                               Dropout(x, ratio)
+    Dropout of a layer in eval mode: nothing              nothing
+    name scopes, stack traces, the graph's signature      the layer's path
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from ..graph.errors import ConversionError, InputError
+from ..graph.model import FROZEN, UNBIASED_VARIANCE, TrainableModel
+from ..graph.source import LAYER
+from .parity import Array, DrawTarget, Reference
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OPSETS", "from_pytorch", "reference"]
+
+Inputs: TypeAlias = "torch.Tensor | Array | Sequence[torch.Tensor | Array]"
+
+OPSETS = range(18, 22)
+"""The opsets that a converted model may have."""
+
+_CHATTY = (
+    "torch.export",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.onnx._internal.exporter._registration",
+)
+
+
+def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int = 18) -> TrainableModel:
+    """Convert a module.
+
+    A module that is in eval mode as a whole is exported as `module.train()` would make it; in one that is in train mode, layers
+    in eval mode are frozen. Parameters with `requires_grad=False` are kept, but do not train. Parameters that the forward does
+    not use are left out. Weights that layers share become one parameter, under the first of their names. The module itself
+    stays as it was: weights, running statistics, modes and the state of the random generators.
+
+    Args:
+        module: The module. Its forward takes tensors with the batch on axis 0.
+        example_inputs: A tensor or an array for each argument of the forward, of any batch size.
+        opset: Opset of the graph, 18 to 21.
+
+    Raises:
+        ConversionError: torch.export or torch's ONNX exporter refuses the module.
+        InputError: The opset is not supported.
+    """
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset}", expected=f"{OPSETS[0]} to {OPSETS[-1]}")
+    inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
+    with _training(module), _quiet():
+        model = _to_onnx(_export(module, inputs), opset, len(inputs))
+    _restore_names(model.graph, module)
+    for node in model.graph:
+        _to_inference_form(node)
+    _strip_metadata(model)
+    RemoveUnusedNodesPass()(model)
+    trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    kept = model.graph.initializers
+    return TrainableModel(model, tuple(name for name in trained if name in kept), "pytorch")
+
+
+def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+    import torch
+
+    name = type(module).__name__
+    try:
+        return torch.export.export(module, inputs, dynamic_shapes=_dynamic_batch(len(inputs)), strict=False)
+    except Exception as error:  # whatever the module's own code raises
+        if "Constraints violated (batch)" in str(error):
+            raise ConversionError(
+                f"the forward of {name} works for one batch size only",
+                expected="any length of axis 0",
+                remedy="take sizes from the input, as in x.flatten(1) or x.view(x.shape[0], -1)",
+            ) from error
+        raise ConversionError(
+            f"torch.export refuses {name}: {_reason(error)}",
+            expected="a forward that torch.export.export can trace with the example input "
+            + ", ".join(str(list(tensor.shape)) for tensor in inputs),
+            remedy="check the shape of the example input, and move control flow that depends on data out of the forward",
+        ) from error
+
+
+def _to_onnx(program: torch.export.ExportedProgram, opset: int, inputs: int) -> ir.Model:
+    import torch
+
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,
+            opset_version=opset,
+            external_data=False,
+            verbose=False,
+            dynamic_shapes=_dynamic_batch(inputs),
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ConversionError(
+            f"torch.onnx.export refuses the module: {_reason(error.__cause__ or error)}",
+            remedy="replace the operator in the module",
+        ) from error
+    assert exported is not None  # only the exporter that writes to a file itself returns None
+    # A round trip through the standard's own format leaves no tensor that shares its memory with the module.
+    return ir.serde.deserialize_model(ir.serde.serialize_model(exported.model))
+
+
+def _dynamic_batch(inputs: int) -> tuple[dict[int, Any], ...]:
+    import torch
+
+    return ({0: torch.export.Dim("batch")},) * inputs
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error: what follows is torch's advice on debugging torch."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def as_tensors(module: torch.nn.Module, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """The inputs as tensors on the module's device; floating-point ones take the element type of its parameters."""
+    import torch
+
+    first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    arrays = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    tensors = [torch.as_tensor(array, device=first.device) for array in arrays]
+    return tuple(tensor.to(first.dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
+
+
+def example_for(module: torch.nn.Module) -> Array:
+    """An example of two inputs, as far as the module's first layer with parameters tells.
+
+    Raises:
+        InputError: It does not tell.
+    """
+    from torch import nn
+
+    layers = (layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None)
+    match next(layers, None):
+        case nn.Linear(in_features=width) | nn.BatchNorm1d(num_features=width):
+            return np.zeros((2, width), np.float32)
+        case nn.LayerNorm(normalized_shape=shape):
+            return np.zeros((2, *shape), np.float32)
+        case nn.Embedding(num_embeddings=count):
+            return np.full((2, 8), count - 1)
+        case other:
+            first = (
+                "a module without parameters" if other is None else f"its first layer {type(other).__name__}"
+            )
+            raise InputError(
+                f"the input shape of {type(module).__name__} does not follow from {first}",
+                expected="example_input, or --input-shape, as 1x28x28",
+            )
+
+
+def _two_examples(tensor: torch.Tensor) -> torch.Tensor:
+    """The first examples, at least two: torch.export takes a length of 1 for a constant."""
+    return tensor[:2] if len(tensor) > 1 else tensor.repeat(2, *[1] * (tensor.dim() - 1))
+
+
+@contextlib.contextmanager
+def _training(module: torch.nn.Module) -> Iterator[None]:
+    """The module in the mode that it trains in; afterwards modes and random generators are as before."""
+    import torch
+
+    modes = [(layer, layer.training) for layer in module.modules()]
+    with torch.random.fork_rng():
+        try:
+            if not module.training:
+                module.train()
+            yield
+        finally:
+            for layer, mode in modes:
+                layer.training = mode
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporters say to their own developers."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _restore_names(graph: ir.Graph, module: torch.nn.Module) -> None:
+    """Give shared weights the first of their names: the exporter takes the last."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name in graph.initializers and name != first[id(parameter)]:
+            graph.initializers[name].name = first[id(parameter)]
+
+
+def _to_inference_form(node: ir.Node) -> None:
+    if node.op_type == "Dropout":
+        node.resize_inputs(2)
+    elif node.op_type == "BatchNormalization":
+        operator = (_scopes(node, "class_hierarchy") or [""])[-1]
+        if operator.startswith("aten._native_batch_norm_legit_functional"):
+            node.metadata_props[UNBIASED_VARIANCE] = "true"
+        elif operator.startswith("aten._native_batch_norm_legit_no_training"):
+            node.metadata_props[FROZEN] = "true"
+
+
+def _scopes(node: ir.Node, kind: str) -> list[str]:
+    """The modules around a node from the outside in, and the traced operator last."""
+    return list(ast.literal_eval(node.metadata_props.get(f"pkg.torch.onnx.{kind}", "[]")))
+
+
+def _strip_metadata(model: ir.Model) -> None:
+    """Keep the layer's path; the rest repeats the graph, or tells paths of the machine that exported it."""
+    described: list[ir.Model | ir.Graph | ir.Value] = [
+        model,
+        model.graph,
+        *model.graph.inputs,
+        *model.graph.initializers.values(),
+    ]
+    for node in model.graph:
+        described += node.outputs
+        # Nodes that torch adds to compute shapes have a scope of its own making.
+        layers = [
+            scope for scope in _scopes(node, "name_scopes")[:-1] if not scope.startswith("_empty_nn_module")
+        ]
+        marks = {key: value for key, value in node.metadata_props.items() if key.startswith("gradfuse.")}
+        node.metadata_props.clear()
+        node.metadata_props.update({LAYER: layers[-1], **marks} if layers and layers[-1] else marks)
+    for item in described:
+        item.metadata_props.clear()
+
+
+def reference(
+    module: torch.nn.Module, inputs: Sequence[Array], loss: str, draw_target: DrawTarget
+) -> Reference:
+    """What PyTorch computes for a batch in train mode, with dropout off; the module stays as it was.
+
+    Args:
+        module: The module.
+        inputs: An array for each argument of the forward.
+        loss: `cross-entropy` or `mse`.
+        draw_target: Makes the target for an output.
+    """
+    import torch
+
+    losses: dict[str, Callable[..., torch.Tensor]] = {
+        "cross-entropy": torch.nn.functional.cross_entropy,
+        "mse": torch.nn.functional.mse_loss,
+    }
+    parameters = {
+        name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in module.named_parameters()
+    }
+    buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+    with _training(module), _without_dropout():
+        result = torch.func.functional_call(module, {**parameters, **buffers}, as_tensors(module, inputs))
+    outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+    target = draw_target(_array(outputs[0]))
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    scalar = losses[loss](outputs[0], torch.as_tensor(target, device=outputs[0].device))
+    gradients = torch.autograd.grad(scalar, list(trained.values()), allow_unused=True)
+    return Reference(
+        outputs=[_array(output) for output in outputs],
+        target=target,
+        gradients={
+            name: _array(gradient)
+            for name, gradient in zip(trained, gradients, strict=True)
+            if gradient is not None
+        },
+        state={name: _array(buffer) for name, buffer in buffers.items()},
+    )
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy()
+    return array
+
+
+def _without_dropout() -> contextlib.AbstractContextManager[object]:
+    """Make every dropout the identity, that of a functional call in a forward too."""
+    import torch
+
+    functional = torch.nn.functional
+    dropouts = {
+        functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d,
+        functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout,
+    }  # fmt: skip
+
+    class WithoutDropout(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if function in dropouts:
+                return args[0] if args else kwargs["input"]
+            if kwargs.get("dropout_p"):
+                kwargs["dropout_p"] = 0.0
+            return function(*args, **kwargs)
+
+    return WithoutDropout()
