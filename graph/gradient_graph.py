@@ -62,8 +62,8 @@ class GradientGraph:
         builder = Builder(graph)
         outputs = list(graph.outputs)
         state = apply_training_form(builder)
-        infer_shapes(clone)
         scalar, target = attach_loss(builder, outputs[0], spec, function)
+        infer_shapes(clone)
         gradients = differentiate(
             builder, scalar.value, [graph.initializers[name] for name in model.parameters], TABLE
         )
