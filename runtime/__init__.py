@@ -1,0 +1,1 @@
+"""Training on ONNX Runtime: optimizers, schedules, the step graph, data, and the loop that ties them together."""

@@ -1,0 +1,190 @@
+"""One training step as one ONNX graph - loss, gradients, fuses, the optimizer's update - and its evaluation-only sibling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..graph.builder import Builder, Dim, Tensor
+from ..graph.fuses import list_fuses
+from ..graph.gradient_graph import GradientGraph
+from ..graph.losses import attach_loss, loss_named
+from ..graph.model import TensorSpec, TrainableModel, spec_of
+from .optimizers import Array, Optimizer
+
+__all__ = ["EvaluationGraph", "StepGraph", "initial_values"]
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A graph that turns data, target, learning rate and the present state into the next state.
+
+    The state is everything that goes in and comes out: parameters, running statistics, and what the optimizer remembers. Its
+    inputs have no defaults.
+
+    Attributes:
+        onnx: The graph.
+        data: The inputs that a batch fills: the model's data inputs, then the target where the loss takes one.
+        learning_rate: Name of the float64 scalar input.
+        initial: The state before the first step, by input name.
+        next: Name of the output with the next value of each part of the state, by input name.
+        loss: Name of the output with the loss.
+        gradient_norm: Name of the output with the Euclidean norm of all parameters' gradients, before the fuses on them.
+        correct: Name of the int64 output that counts right predictions; None where the loss knows no right and wrong.
+    """
+
+    onnx: ir.Model
+    data: tuple[TensorSpec, ...]
+    learning_rate: str
+    initial: Mapping[str, Array]
+    next: Mapping[str, str]
+    loss: str
+    gradient_norm: str
+    correct: str | None
+
+    @classmethod
+    def of(cls, gradients: GradientGraph, optimizer: Optimizer) -> StepGraph:
+        """Add the optimizer's update to a gradient graph, which stays as it is."""
+        source, model = gradients.source, gradients.onnx.clone()
+        graph, builder = model.graph, Builder(model.graph)
+        values = {value.name: builder.tensor(value) for node in graph for value in node.outputs}
+        grads = {name: values[gradient] for name, gradient in gradients.gradients.items()}
+        parameters = {name: builder.tensor(graph.initializers[name]) for name in source.parameters}
+        memory = optimizer.initial_state(initial_values(source, source.parameters))
+        rate = _input(builder, "learning_rate", ir.DataType.DOUBLE, ())
+        with builder.scope("optimizer"):
+            state = {name: _input_like(builder, name, array) for name, array in memory.items()}
+            updates = optimizer.update(parameters, grads, state, rate)
+        for name, tensor in updates.items():
+            tensor.value.name = builder.unique_name(f"{name}_new")
+        updates |= {name: values[output] for name, output in gradients.new_state.items()}
+        norm = _gradient_norm(builder, grads.values(), {fuse.name for fuse in list_fuses(model)})
+        targets = [
+            value for value in graph.inputs if gradients.target and value.name == gradients.target.name
+        ]
+        correct = _count_correct(builder, gradients.loss, graph.outputs[1], targets)
+        results = [
+            values[gradients.loss_output],
+            norm,
+            *([] if correct is None else [correct]),
+            *updates.values(),
+        ]
+        graph.outputs[:] = [tensor.value for tensor in results]
+        _drop_defaults(graph, (*source.parameters, *source.state))
+        return cls(
+            model,
+            (*source.inputs, *(spec_of(value) for value in targets)),
+            rate.value.name or "",
+            {**initial_values(source, (*source.parameters, *source.state)), **memory},
+            {name: tensor.value.name or "" for name, tensor in updates.items()},
+            gradients.loss_output,
+            norm.value.name or "",
+            None if correct is None else correct.value.name,
+        )
+
+    @property
+    def random(self) -> bool:
+        """Whether two runs on the same inputs may differ."""
+        return any(node.op_type == "Dropout" for node in self.onnx.graph)
+
+
+@dataclass(frozen=True)
+class EvaluationGraph:
+    """The model in inference form with its loss, and with parameters and running statistics as inputs without defaults.
+
+    Attributes:
+        onnx: The graph.
+        data: The inputs that a batch fills: the model's data inputs, then the target where the loss takes one.
+        state: Names of the inputs for parameters and running statistics.
+        loss: Name of the output with the loss.
+        correct: Name of the int64 output that counts right predictions; None where the loss knows no right and wrong.
+    """
+
+    onnx: ir.Model
+    data: tuple[TensorSpec, ...]
+    state: tuple[str, ...]
+    loss: str
+    correct: str | None
+
+    @classmethod
+    def of(cls, source: TrainableModel, loss: str) -> EvaluationGraph:
+        """Add a loss to a model, which stays as it is."""
+        model = source.onnx.clone()
+        graph, builder = model.graph, Builder(model.graph)
+        output, state = graph.outputs[0], (*source.parameters, *source.state)
+        scalar, target = attach_loss(builder, output, source.outputs[0], loss_named(loss))
+        targets = [] if target is None else [target]
+        correct = _count_correct(builder, loss, output, targets)
+        graph.outputs[:] = [scalar.value, *([] if correct is None else [correct.value])]
+        graph.inputs.extend(
+            graph.initializers[name] for name in state if graph.initializers[name] not in graph.inputs
+        )
+        _drop_defaults(graph, state)
+        data = (*source.inputs, *(spec_of(value) for value in targets))
+        return cls(
+            model, data, state, scalar.value.name or "", None if correct is None else correct.value.name
+        )
+
+
+def initial_values(model: TrainableModel, names: Iterable[str]) -> dict[str, Array]:
+    """The values of initializers, by name."""
+    values = {}
+    for name in names:
+        tensor = model.onnx.graph.initializers[name].const_value
+        assert tensor is not None, f"initializer {name} has no value"
+        values[name] = tensor.numpy()
+    return values
+
+
+def _input(builder: Builder, name: str, dtype: ir.DataType, dims: tuple[Dim, ...]) -> Tensor:
+    value = ir.val(builder.unique_name(name), dtype=dtype, shape=ir.Shape(dims))
+    builder.graph.inputs.append(value)
+    return builder.tensor(value)
+
+
+def _input_like(builder: Builder, name: str, array: Array) -> Tensor:
+    return _input(builder, name, ir.DataType.from_numpy(array.dtype), array.shape)
+
+
+def _drop_defaults(graph: ir.Graph, names: Iterable[str]) -> None:
+    for name in names:
+        graph.initializers.pop(name).const_value = None
+
+
+def _gradient_norm(builder: Builder, gradients: Iterable[Tensor], fuses: set[str]) -> Tensor:
+    """The Euclidean norm of all gradients together, before the fuses of these names."""
+    with builder.scope("gradient_norm"):
+        squares = [
+            builder.op("ReduceSumSquare", builder.tensor(_before(gradient.value, fuses)), keepdims=0)
+            for gradient in gradients
+        ]
+        norm = builder.op("Sum", *squares).sqrt().cast(ir.DataType.FLOAT)
+    norm.value.name, norm.value.shape = builder.unique_name("gradient_norm"), ir.Shape(())
+    return norm
+
+
+def _before(value: ir.Value, fuses: set[str]) -> ir.Value:
+    """What goes into the fuses of these names that `value` comes out of."""
+    producer = value.producer()
+    if producer is None or producer.name not in fuses:
+        return value
+    source = producer.inputs[producer.outputs.index(value)]
+    assert source is not None
+    return _before(source, fuses)
+
+
+def _count_correct(builder: Builder, loss: str, output: ir.Value, targets: list[ir.Value]) -> Tensor | None:
+    """How many predictions are right: the largest logit is the label's, or a logit's sign is the target's side of 1/2."""
+    with builder.scope("correct"):
+        if loss == "cross-entropy":
+            predicted = builder.op("ArgMax", builder.tensor(output), axis=1, keepdims=0)
+            hits = predicted.equals(builder.tensor(targets[0]))
+        elif loss == "bce-with-logits":
+            hits = (builder.tensor(output) > 0).equals(builder.tensor(targets[0]) > 0.5)
+        else:
+            return None
+        count = hits.cast(ir.DataType.INT64).sum(keepdims=False)
+    count.value.name, count.value.shape = builder.unique_name("correct"), ir.Shape(())
+    return count
