@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -151,8 +152,9 @@ def example_for(module: torch.nn.Module) -> Array:
     """
     from torch import nn
 
-    layers = (layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None)
-    match next(layers, None):
+    match next((layer for layer in module.modules() if _fixes_input(layer)), None):
+        case nn.Unflatten(dim=1, unflattened_size=shape):
+            return np.zeros((2, math.prod(shape)), np.float32)
         case nn.Linear(in_features=width) | nn.BatchNorm1d(num_features=width):
             return np.zeros((2, width), np.float32)
         case nn.LayerNorm(normalized_shape=shape):
@@ -167,6 +169,12 @@ def example_for(module: torch.nn.Module) -> Array:
                 f"the input shape of {type(module).__name__} does not follow from {first}",
                 expected="example_input, or --input-shape, as 1x28x28",
             )
+
+
+def _fixes_input(layer: torch.nn.Module) -> bool:
+    from torch import nn
+
+    return isinstance(layer, nn.Unflatten) or next(layer.parameters(recurse=False), None) is not None
 
 
 def _two_examples(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,58 @@
+"""Importing a framework where it is needed: quietly, and with one line of advice where it is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from ..graph.errors import InputError
+
+__all__ = ["require"]
+
+_EXTRAS = {
+    "keras": "tensorflow",
+    "onnxscript": "torch",
+    "tensorflow": "tensorflow",
+    "tf2onnx": "tensorflow",
+    "torch": "torch",
+}
+
+
+def require(*names: str) -> Any:
+    """Import modules of a framework.
+
+    Returns:
+        The last of them.
+
+    Raises:
+        InputError: One is not installed; the error names the extra that brings it.
+    """
+    quiet = "tensorflow" in names and "tensorflow" not in sys.modules
+    try:
+        with _without_stderr() if quiet else contextlib.nullcontext():
+            return [importlib.import_module(name) for name in names][-1]
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        raise InputError(
+            f"{error.name} is not installed", remedy=f"pip install 'gradfuse[{_EXTRAS[error.name]}]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """TensorFlow describes its build there while it is loaded, whatever its log level; later it heeds the level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
