@@ -1,0 +1,288 @@
+"""The public API: the rooms composed. Every function takes a model in any form: a module, a Keras model, a path, a SOURCE."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .graph import (
+    ALL_PARAMETERS,
+    FUSE_KINDS,
+    Fuse,
+    GradientGraph,
+    InputError,
+    TrainableModel,
+    insert_fuses,
+)
+from .graph.errors import some
+from .runtime import Optimizer, Schedule, TrainingResult, optimizer_named
+from .runtime import train as run_training
+
+if TYPE_CHECKING:
+    from .analysis import RiskReport
+    from .converters import Conversion
+
+__all__ = ["Trained", "analyse", "convert", "convert_with_parity", "fuse", "load", "train"]
+
+
+def convert(
+    source: Any,
+    *,
+    input_shape: Sequence[int] | str | None = None,
+    opset: int = 18,
+    tolerance: float = 1e-4,
+    verify: bool = True,
+    train: Sequence[str] | None = None,
+) -> TrainableModel:
+    """Convert a model to a trainable ONNX graph and check its gradients against the framework's own.
+
+    Args:
+        source: A `torch.nn.Module`, a `keras.Model`, a path, a SOURCE as `file.py:callable`, or a TrainableModel (returned
+            as it is).
+        input_shape: Shape of one input without the batch, as `(1, 28, 28)` or `"1x28x28"`, where the model does not tell.
+        opset: Opset of the graph, 18 to 21.
+        tolerance: Largest relative difference to the framework's outputs, gradients and running statistics.
+        verify: Whether to compare with the framework.
+        train: Patterns that choose the parameters of an ONNX file, as `["layer4.*"]`.
+
+    Raises:
+        InputError: The source is not there or is no model.
+        ConversionError: The framework's exporter refused the model.
+        ParityError: The converted model computes something else than its source.
+        UnsupportedError: An op has no gradient.
+    """
+    return convert_with_parity(
+        source, input_shape=input_shape, opset=opset, tolerance=tolerance, verify=verify, train=train
+    ).model
+
+
+def convert_with_parity(
+    source: Any, *, input_shape: Sequence[int] | str | None = None, **options: Any
+) -> Conversion:
+    """What `convert` does, and how well the result agrees with its source."""
+    from . import converters
+
+    return converters.convert(source, example_input=_shape(input_shape), **options)
+
+
+@dataclass(frozen=True)
+class Trained(TrainingResult):
+    """What a training leaves (see TrainingResult), and the way home."""
+
+    def to_source(self, model: Any) -> None:
+        """Fill a framework's model with the trained parameters and running statistics; all of them or none.
+
+        Args:
+            model: The `torch.nn.Module` or `keras.Model` that was converted, or one built alike.
+
+        Raises:
+            InputError: A parameter is missing in `model`, or has another shape there.
+        """
+        from . import converters
+
+        converters.to_source(self.weights, model)
+
+
+def load(path: str | Path) -> TrainableModel:
+    """Read a model that `TrainableModel.save` or `gradfuse convert` wrote.
+
+    Raises:
+        InputError: The file is missing, damaged, or not from gradfuse (use `convert` for any other ONNX file).
+    """
+    return TrainableModel.load(path)
+
+
+def analyse(
+    source: Any,
+    *,
+    loss: str = "cross-entropy",
+    batch_size: int = 32,
+    input_shape: Sequence[int] | str | None = None,
+    train: Sequence[str] | None = None,
+) -> RiskReport:
+    """Predict, from graph and weights alone, where the model's gradients will explode or vanish, and why.
+
+    Args:
+        source: The model, as for `convert`, or a GradientGraph, whose loss is then taken.
+        loss: The loss that it will be trained with.
+        batch_size: Examples in a batch.
+        input_shape: As for `convert`.
+        train: As for `convert`.
+    """
+    from . import analysis
+
+    return analysis.analyse(_gradients(source, loss, input_shape, train), batch_size=batch_size)
+
+
+def fuse(
+    source: Any,
+    *,
+    clip: str | Sequence[Fuse] = "auto",
+    at: Sequence[str] | None = None,
+    loss: str = "cross-entropy",
+    input_shape: Sequence[int] | str | None = None,
+    train: Sequence[str] | None = None,
+) -> GradientGraph:
+    """The model's gradient graph with clipping nodes.
+
+    Args:
+        source: The model, as for `convert`, or a GradientGraph, whose loss is then taken.
+        clip: `auto` (the report's plan), `none`, `value=V`, `norm=N`, `global-norm=N`, or fuses of your own.
+        at: Patterns for the parameters or activations that `value` and `norm` clip, as `["fc*"]`; default: every parameter.
+        loss: The loss that it will be trained with.
+        input_shape: As for `convert`.
+        train: As for `convert`.
+
+    Raises:
+        InputError: `clip` is not understood, or `at` matches nothing.
+    """
+    gradients = _gradients(source, loss, input_shape, train)
+    return insert_fuses(gradients, _fuses(gradients, clip, at))
+
+
+def train(
+    source: Any,
+    data: Any = "digits",
+    *,
+    out: str | Path | None = None,
+    epochs: int = 10,
+    batch_size: int = 64,
+    optimizer: str | Optimizer = "sgd",
+    lr: float = 0.01,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    weight_decay: float | None = None,
+    schedule: str | Schedule = "constant",
+    decay: float = 0.95,
+    warmup: int = 0,
+    clip: str | Sequence[Fuse] = "none",
+    at: Sequence[str] | None = None,
+    loss: str = "cross-entropy",
+    input_shape: Sequence[int] | str | None = None,
+    tolerance: float = 1e-4,
+    verify: bool = True,
+    trainable: Sequence[str] | None = None,
+    **options: Any,
+) -> Trained:
+    """Train a model on ONNX Runtime.
+
+    Args:
+        source: The model, as for `convert`, or a GradientGraph, whose loss and fuses are then taken.
+        data: `digits`, a file, `module:callable`, (x, y), or arrays by name.
+        out: Folder for metrics, checkpoints and the trained model; None writes nothing.
+        epochs: Passes over the training examples.
+        batch_size: Examples in a batch.
+        optimizer: `sgd`, `adamw`, or an Optimizer.
+        lr: Learning rate.
+        momentum: Momentum of `sgd`; None is 0.9.
+        nesterov: Nesterov momentum for `sgd`.
+        weight_decay: Weight decay; None is the optimizer's default.
+        schedule: `constant`, `exponential`, `cosine`, or a Schedule.
+        decay: Factor per epoch of `exponential`.
+        warmup: Steps over which the learning rate rises.
+        clip: As for `fuse`.
+        at: As for `fuse`.
+        loss: `cross-entropy`, `mse`, `l1`, `bce-with-logits`, or `output`.
+        input_shape: As for `convert`.
+        tolerance: As for `convert`.
+        verify: As for `convert`.
+        trainable: As `train` for `convert`.
+        options: `validation`, `seed`, `device`, `threads`, `overwrite`, `resume`, `progress`, `on_epoch`: see `runtime.train`.
+
+    Raises:
+        GradfuseError: The model, the data, the output folder or an option is not what it should be.
+    """
+    if isinstance(source, GradientGraph):
+        gradients = source
+    else:
+        model = convert(source, input_shape=input_shape, tolerance=tolerance, verify=verify, train=trainable)
+        gradients = GradientGraph.of(model, loss)
+    if isinstance(optimizer, str):
+        optimizer = _optimizer(optimizer, momentum, nesterov, weight_decay)
+    if isinstance(schedule, str):
+        schedule = Schedule(lr, schedule, decay=decay, warmup=warmup)
+    result = run_training(
+        insert_fuses(gradients, _fuses(gradients, clip, at, batch_size)),
+        data,
+        out=out,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
+        **options,
+    )
+    return Trained(**vars(result))
+
+
+def _optimizer(name: str, momentum: float | None, nesterov: bool, weight_decay: float | None) -> Optimizer:
+    given: dict[str, float | None] = {"momentum": momentum, "weight_decay": weight_decay}
+    if name == "sgd" and momentum is None:
+        given["momentum"] = 0.9
+    options = {option: value for option, value in given.items() if value is not None}
+    return optimizer_named(name, **options, **({"nesterov": True} if nesterov else {}))
+
+
+def _gradients(
+    source: Any, loss: str, input_shape: Sequence[int] | str | None, train: Sequence[str] | None
+) -> GradientGraph:
+    if isinstance(source, GradientGraph):
+        return source
+    # Only what is written or trained must be proven equal to its source.
+    model = convert(source, input_shape=input_shape, train=train, verify=False)
+    return GradientGraph.of(model, loss)
+
+
+def _fuses(
+    gradients: GradientGraph, clip: str | Sequence[Fuse], at: Sequence[str] | None, batch_size: int = 32
+) -> Sequence[Fuse]:
+    if not isinstance(clip, str):
+        return clip
+    kind, _, number = clip.partition("=")
+    if at and kind not in ("value", "norm"):
+        raise InputError(f"a place for clip {clip!r}", expected="value=V or norm=N together with a pattern")
+    if clip == "none":
+        return []
+    if clip == "auto":
+        return analyse(gradients, batch_size=batch_size).fuses
+    if kind not in FUSE_KINDS:
+        kinds = ", ".join(f"{name}=NUMBER" for name in FUSE_KINDS)
+        raise InputError(f"unknown clip {clip!r}", expected=f"auto, none, {kinds}")
+    targets = [ALL_PARAMETERS] if kind == "global-norm" else _matching(gradients, at)
+    return [Fuse(kind, target, _number(clip, number)) for target in targets]
+
+
+def _number(clip: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"clip {clip!r} has no threshold", expected="a positive number, as norm=1.0"
+        ) from None
+
+
+def _matching(gradients: GradientGraph, at: Sequence[str] | None) -> list[str]:
+    """Names of parameters and activations that match a pattern; every parameter without patterns."""
+    if not at:
+        return list(gradients.gradients)
+    names = dict.fromkeys([*gradients.gradients, *gradients.activation_gradients])
+    matched = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in at)]
+    if not matched:
+        raise InputError(
+            f"no gradient flows through {', '.join(at)}", expected=f"a pattern for one of {some(names)}"
+        )
+    return matched
+
+
+def _shape(shape: Sequence[int] | str | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    try:
+        lengths = tuple(int(length) for length in (shape.split("x") if isinstance(shape, str) else shape))
+    except ValueError:
+        lengths = ()
+    if not lengths or min(lengths) < 1:
+        raise InputError(f"input shape {shape!r}", expected="the lengths of one example's axes, as 1x28x28")
+    return lengths

@@ -1,0 +1,114 @@
+"""`gradfuse train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Clip, Edges, InputShape, Loss, NoVerify, Source, Tolerance, Trainable
+
+if TYPE_CHECKING:
+    from ..runtime import EpochMetrics
+
+
+def train(
+    source: Source,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the trained model, metrics and checkpoints.", show_default=False)
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits, an .npz, .csv or .parquet file, x.npy,y.npy, a folder of IDX files, or module:callable."
+        ),
+    ] = "digits",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 64,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate.")] = 0.01,
+    momentum: Annotated[
+        float | None, typer.Option(help="Momentum of sgd.", show_default="0.9 for sgd")
+    ] = None,
+    nesterov: Annotated[bool, typer.Option("--nesterov", help="Nesterov momentum for sgd.")] = False,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay.", show_default="0 for sgd, 0.01 for adamw")
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help="Learning rate over time: constant, exponential or cosine.")
+    ] = "constant",
+    decay: Annotated[float, typer.Option(help="Factor per epoch of the exponential schedule.")] = 0.95,
+    warmup: Annotated[int, typer.Option(help="Steps over which the learning rate rises.")] = 0,
+    clip: Clip = "none",
+    at: Edges = None,
+    loss: Loss = "cross-entropy",
+    validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the data held out.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the shuffling and dropout.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that the folder holds.")
+    ] = False,
+    input_shape: InputShape = None,
+    tolerance: Tolerance = 1e-4,
+    no_verify: NoVerify = False,
+    trainable: Trainable = None,
+) -> None:
+    """Train a model on ONNX Runtime and write it for inference."""
+    import sys
+
+    from .. import api
+
+    trained = api.train(
+        source,
+        data,
+        out=out,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        decay=decay,
+        warmup=warmup,
+        clip=clip,
+        at=at,
+        loss=loss,
+        input_shape=input_shape,
+        tolerance=tolerance,
+        verify=not no_verify,
+        trainable=trainable,
+        validation=validation,
+        seed=seed,
+        device=device,
+        overwrite=overwrite,
+        resume=resume,
+        progress=sys.stderr.isatty(),
+        on_epoch=_print_epoch,
+    )
+    if trained.diverged:
+        print(
+            f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"
+        )
+        print("gradfuse report says why; --clip auto puts fuses where they are needed")
+        raise typer.Exit(1)
+    print(f"wrote {out / 'model.onnx'}")
+
+
+def _print_epoch(metrics: EpochMetrics) -> None:
+    parts = [f"epoch {metrics.epoch}: loss {_number(metrics.train_loss)}"]
+    if metrics.validation_loss is not None:
+        parts.append(f"validation loss {_number(metrics.validation_loss)}")
+    if metrics.validation_accuracy is not None:
+        parts.append(f"accuracy {metrics.validation_accuracy:.4f}")
+    parts.append(f"gradient norm at most {_number(metrics.gradient_norm)}, {metrics.seconds:.1f} s")
+    print(", ".join(parts))
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
