@@ -6,11 +6,13 @@ copied from step to step but the batch, which is gathered straight into the memo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..graph.errors import InputError
 from .optimizers import Array
 from .providers import onnxruntime_for, open_session
 from .step_graph import EvaluationGraph, StepGraph
@@ -40,10 +42,18 @@ class TrainingSession:
         data: The whole training data: an array for each of `step.data`, examples along the first axis.
         device: Where to run: `cpu` or `cuda`.
         threads: Threads within an operator; 0: one per core.
+        seed: Decides, together with the number of the step, what Dropout drops.
     """
 
-    def __init__(self, step: StepGraph, data: Sequence[Array], device: str = "cpu", threads: int = 0) -> None:
-        self._step, self._device = step, device
+    def __init__(
+        self,
+        step: StepGraph,
+        data: Sequence[Array],
+        device: str = "cpu",
+        threads: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._step, self._device, self._seed = step, device, seed
         self._onnxruntime = onnxruntime_for(device)
         self._session = open_session(step.onnx, device, threads)
         self._batches = _Batches(data, self._onnxruntime, device)
@@ -54,7 +64,17 @@ class TrainingSession:
         self.load(step.initial)
 
     def load(self, state: Mapping[str, Array]) -> None:
-        """Set every part of the state."""
+        """Set every part of the state.
+
+        Raises:
+            InputError: A part is missing, or has another shape or element type than at the start.
+        """
+        for name, initial in self._step.initial.items():
+            if name not in state or (state[name].shape, state[name].dtype) != (initial.shape, initial.dtype):
+                raise InputError(
+                    f"the state lacks {name!r}, or has it in another form",
+                    expected=f"{initial.dtype}{list(initial.shape)}",
+                )
         self._buffers = [
             {
                 name: self._onnxruntime.OrtValue.ortvalue_from_numpy(_own(state[name]), self._device)
@@ -74,16 +94,18 @@ class TrainingSession:
         """The present state as arrays."""
         return {name: np.array(value.numpy()) for name, value in self.state.items()}
 
-    def run(self, indices: Array, learning_rate: float, seed: int = 0) -> StepResult:
-        """Take one step on the examples at `indices`.
+    def run(self, indices: Array, learning_rate: float, step: int = 0) -> StepResult:
+        """Take one step.
 
         Args:
-            indices: Positions in the data, int64.
+            indices: Positions of the batch's examples in the data, int64.
             learning_rate: Of this step.
-            seed: Decides what Dropout drops.
+            step: Its number: it matters to Dropout only.
         """
         if self._random:
-            self._onnxruntime.set_seed(seed)
+            # A seed for each step lets an interrupted training go on exactly as it would have gone on.
+            (word,) = np.random.SeedSequence([self._seed, step]).generate_state(1)
+            self._onnxruntime.set_seed(int(word))
         self._batches.fill(indices)
         self._learning_rate.send(learning_rate)
         size = len(indices)
@@ -114,6 +136,9 @@ class EvaluationSession:
         data: The whole data: an array for each of `graph.data`, examples along the first axis.
         device: Where to run: `cpu` or `cuda`.
         threads: Threads within an operator; 0: one per core.
+
+    Attributes:
+        predictions: Number of predictions for each example; 0 where none is right or wrong.
     """
 
     def __init__(
@@ -124,12 +149,13 @@ class EvaluationSession:
         self._session = open_session(graph.onnx, device, threads)
         self._batches = _Batches(data, self._onnxruntime, device)
         self._results = _Results(self._onnxruntime, graph.loss, None, graph.correct)
+        self.predictions = math.prod(data[-1].shape[1:]) if graph.correct else 0
 
     def run(self, indices: Array, state: Mapping[str, Any]) -> StepResult:
-        """Evaluate the examples at `indices`.
+        """Evaluate one batch.
 
         Args:
-            indices: Positions in the data, int64.
+            indices: Positions of the batch's examples in the data, int64.
             state: An OrtValue on the device for each of the graph's parameters and running statistics.
         """
         self._batches.fill(indices)

@@ -139,16 +139,17 @@ def test_fused_steps_are_as_long_as_the_fuse_allows(model, examples):
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-2)
 
 
-def test_dropout_follows_the_seed(model, examples):
+def test_dropout_follows_the_seed_and_the_step(model, examples):
     step = StepGraph.of(GradientGraph.of(model("dropout")), SGD())
-    session = TrainingSession(step, examples(64), threads=1)
+    sessions = [TrainingSession(step, examples(64), threads=1, seed=seed) for seed in (0, 1)]
 
-    def loss(seed: int) -> float:
-        session.load(step.initial)
-        return session.run(np.arange(64), 0.1, seed).loss
+    def loss(seed: int, number: int) -> float:
+        sessions[seed].load(step.initial)
+        return sessions[seed].run(np.arange(64), 0.1, number).loss
 
     assert step.random
-    assert loss(1) == loss(1) != loss(2)
+    assert loss(0, 1) == loss(0, 1)
+    assert len({loss(seed, number) for seed in (0, 1) for number in (1, 2)}) == 4
 
 
 def test_evaluation_uses_the_inference_form(model, examples):
