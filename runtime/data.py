@@ -12,7 +12,7 @@ import numpy as np
 from ..graph.errors import InputError
 from ..graph.model import TensorSpec, TrainableModel
 from .optimizers import Array
-from .readers import Examples, from_arrays, load_data
+from .readers import INPUT_NAMES, Examples, from_arrays, load_data
 
 __all__ = ["batches", "consecutive", "fit_data", "split"]
 
@@ -81,15 +81,18 @@ def consecutive(indices: Array, size: int) -> Iterator[Array]:
 
 
 def _pair(specs: tuple[TensorSpec, ...], examples: Examples) -> list[tuple[TensorSpec, Array]]:
-    """Each input of the model with its array."""
-    if len(specs) == len(examples.inputs) == 1:
-        return [(specs[0], next(iter(examples.inputs.values())))]
-    if missing := [spec.name for spec in specs if spec.name not in examples.inputs]:
+    """Each input of the model with its array; the array of an only input may have another name."""
+    arrays = dict(examples.inputs)
+    if len(specs) == 1:
+        names = (specs[0].name, *INPUT_NAMES, *(arrays if len(arrays) == 1 else ()))
+        if found := next((name for name in names if name in arrays), None):
+            return [(specs[0], arrays[found])]
+    if missing := [spec.name for spec in specs if spec.name not in arrays]:
         raise InputError(
-            f"the data lacks the model's input {missing[0]!r}, and has {', '.join(examples.inputs) or 'none'}",
+            f"the data lacks the model's input {missing[0]!r}, and has {', '.join(arrays)}",
             expected=f"an array for each of {', '.join(spec.name for spec in specs)}",
         )
-    return [(spec, examples.inputs[spec.name]) for spec in specs]
+    return [(spec, arrays[spec.name]) for spec in specs]
 
 
 def _fit(array: Array, spec: TensorSpec, examples: Examples) -> Array:

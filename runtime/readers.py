@@ -30,10 +30,13 @@ import numpy as np
 from ..graph.errors import InputError
 from .optimizers import Array
 
-__all__ = ["Examples", "from_arrays", "load_data"]
+__all__ = ["INPUT_NAMES", "Examples", "from_arrays", "load_data"]
 
 INPUT_NAMES = ("x", "data", "inputs", "features", "images", "x_train")
+"""What the array of a model's only input may be called, besides the input's own name."""
+
 TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "y_train")
+"""What the array or column of the target may be called."""
 
 _MAX_BYTES = 16 << 30
 """What a data set may take in memory."""
@@ -46,7 +49,7 @@ class Examples:
     """Arrays as they were read, examples along the first axis.
 
     Attributes:
-        inputs: The model's inputs by name; a single one may have any name.
+        inputs: Everything but the target, by name.
         target: What the model should say; None where there is none.
         columns: Names of a table's columns that became the input.
     """
@@ -123,8 +126,6 @@ def _read_digits() -> Examples:
 def _by_name(arrays: Mapping[str, Array], source: str) -> Examples:
     target = next((name for name in TARGET_NAMES if name in arrays), None)
     inputs = {name: array for name, array in arrays.items() if name != target}
-    if single := next((name for name in INPUT_NAMES if name in inputs), None):
-        inputs = {single: inputs[single]}
     if not inputs:
         raise InputError(
             f"{source} holds no inputs", expected="an array named x, or one for each input of the model"

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from gradfuse.graph import GradientGraph, InputError
+from gradfuse.runtime import session
+from gradfuse.runtime.optimizers import AdamW
+from gradfuse.runtime.providers import onnxruntime_for, open_session
+from gradfuse.runtime.session import TrainingSession
+from gradfuse.runtime.step_graph import StepGraph
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def test_a_missing_provider_says_which_exist_and_what_to_install(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError) as error:
+        onnxruntime_for("cuda")
+    assert str(error.value) == (
+        f"no CUDAExecutionProvider in the installed onnxruntime {onnxruntime.__version__};"
+        " one of its providers: CPUExecutionProvider; pip uninstall onnxruntime-training-cpu,"
+        " then pip install 'gradfuse[cuda]' (Linux, Python < 3.12)"
+    )
+
+
+def test_a_missing_onnxruntime_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"onnxruntime is not installed; pip install 'gradfuse\[train\]'"):
+        onnxruntime_for("cpu")
+
+
+def test_graphs_too_large_for_memory_go_through_a_file(model, monkeypatch):
+    monkeypatch.setattr("gradfuse.runtime.providers._IN_MEMORY", 0)
+    monkeypatch.setattr("gradfuse.graph.files._EXTERNAL_ABOVE", 0)
+    opened = open_session(model("mlp").onnx, threads=1)
+    assert opened.run(None, {"x": np.zeros((3, 64), np.float32)})[0].shape == (3, 10)
+
+
+class DeviceValue:
+    """An OrtValue as on a device: it copies what it is made from, and only an update reaches it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.inner = onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), "cpu")
+        self.updates = 0
+
+    @staticmethod
+    def ortvalue_from_numpy(array, device):
+        return (
+            onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu") if device == "cpu" else DeviceValue(array)
+        )
+
+    def update_inplace(self, array):
+        self.updates += 1
+        self.inner.update_inplace(array)
+
+    def numpy(self):
+        return self.inner.numpy()
+
+    @property
+    def _ortvalue(self):
+        return self.inner._ortvalue
+
+
+class Device:
+    """onnxruntime with a device whose memory the host cannot see."""
+
+    OrtValue = DeviceValue
+    set_seed = staticmethod(onnxruntime.set_seed)
+
+
+@pytest.mark.parametrize("name", ["mlp", "dropout"])
+def test_no_step_needs_the_host_to_see_device_memory(name, model, examples, monkeypatch):
+    step, data = StepGraph.of(GradientGraph.of(model(name)), AdamW()), examples(64)
+    batches = [np.arange(32), np.arange(32, 64), np.arange(10)]
+    on_cpu = TrainingSession(step, data, threads=1)
+    expected = [on_cpu.run(batch, 0.01 / (1 + number), number) for number, batch in enumerate(batches)]
+    monkeypatch.setattr(session, "onnxruntime_for", lambda device: Device)
+    monkeypatch.setattr(
+        session, "open_session", lambda graph, device, threads: open_session(graph, "cpu", threads)
+    )
+    on_device = TrainingSession(step, data, "cuda", threads=1)
+    assert [
+        on_device.run(batch, 0.01 / (1 + number), number) for number, batch in enumerate(batches)
+    ] == expected
+    for name, value in on_cpu.copy_state().items():
+        np.testing.assert_array_equal(on_device.copy_state()[name], value)
