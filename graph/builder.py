@@ -120,6 +120,13 @@ class Builder:
         """A constant int64 vector: axes, shapes, pads."""
         return self.constant(values, ir.DataType.INT64)
 
+    def arange(self, length: Tensor | int) -> Tensor:
+        """The int64 vector 0, 1, ..., length - 1; a constant where the length is static."""
+        if isinstance(length, int):
+            return self.ints(*range(length))
+        bounds = (self.constant(0, ir.DataType.INT64), length.squeeze(0), self.constant(1, ir.DataType.INT64))
+        return self.op("Range", *bounds)
+
     def concat(self, *parts: Tensor | int) -> Tensor:
         """One int64 vector from vectors and single numbers; a constant where every part is a number."""
         if all(isinstance(part, int) for part in parts):
@@ -344,8 +351,12 @@ class Tensor:
             return dim
         return self.shape(axis, axis + 1 or None)
 
-    def count(self, axes: Sequence[int]) -> Tensor:
-        """The number of elements along `axes`, as a scalar of this element type; a constant where it is static."""
+    def count(self, axes: Sequence[int] | None = None) -> Tensor:
+        """The number of elements along `axes` (None: along all), as a scalar of this element type; a constant if static."""
+        if axes is None:
+            if self.dims is None:
+                return self.builder.op("Size", self).cast_like(self)
+            axes = range(len(self.dims))
         lengths = [self.length(axis) for axis in axes]
         if all(isinstance(length, int) for length in lengths):
             return self.builder.constant(

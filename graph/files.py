@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files. A file that comes in is hostile until proven otherwise; one that goes out is never half there."""
+"""Reading and writing ONNX files: what comes in is hostile until proven otherwise, what goes out is never half there."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def save_model(model: ir.Model, path: str | Path) -> Path:
         data = path.with_name(path.name + ".data")
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gradfuse-") as folder:
             ir.save(model, Path(folder) / path.name, format="protobuf", external_data=data.name)
-            os.replace(Path(folder) / data.name, data)
-            os.replace(Path(folder) / path.name, temporary)
+            (Path(folder) / data.name).replace(data)
+            (Path(folder) / path.name).replace(temporary)
     return path
 
 
@@ -125,7 +125,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

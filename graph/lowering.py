@@ -71,6 +71,8 @@ def _inline_standard_functions(model: ir.Model) -> None:
             function = ir.serde.deserialize_function(body)
             # One function for each node: a body may depend on the node's attributes and input types.
             function.domain, function.name = "gradfuse.lowering", f"{node.op_type}_{len(model.functions)}"
+            # A body is stated for the opset that introduced it; it holds until a later one replaces it.
+            function.opset_imports[""] = opset
             model.functions[function.identifier()] = function
             node.domain, node.op_type = function.domain, function.name
     if model.functions:
@@ -87,22 +89,32 @@ def _function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     """The standard's definition of a differentiable op in terms of others."""
     if not any(value.dtype is None or value.dtype.is_floating_point() for value in node.outputs):
         return None
+    if not onnx.defs.has(node.op_type, opset):
+        return None
     # The stubs of onnx.defs do not list what OpSchema knows of function bodies.
     schema: Any = onnx.defs.get_schema(node.op_type, opset)
-    body = onnx.FunctionProto()
-    if schema.has_function:
-        body.CopyFrom(schema.function_body)
-        return body
-    if schema.has_context_dependent_function:
-        types = [
-            ir.serde.serialize_type(value.type).SerializeToString()
-            for value in node.inputs
-            if value is not None and value.type is not None
-        ]
-        proto = ir.serde.serialize_node(node)
-        body.ParseFromString(schema.get_context_dependent_function(proto.SerializeToString(), types))
-        return body
+    for name, attribute in schema.attributes.items():
+        if name not in node.attributes and attribute.default_value.name:
+            node.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
+    if versions := _until(opset, schema.function_opset_versions):
+        return onnx.FunctionProto.FromString(schema.get_function_with_opset_version(versions[-1]))
+    if versions := _until(opset, schema.context_dependent_function_opset_versions):
+        proto = ir.serde.serialize_node(node).SerializeToString()
+        types = [_serialized_type(value) for value in node.inputs]
+        return onnx.FunctionProto.FromString(
+            schema.get_context_dependent_function_with_opset_version(versions[-1], proto, types)
+        )
     return None
+
+
+def _until(opset: int, versions: Sequence[int]) -> list[int]:
+    return sorted(version for version in versions if version <= opset)
+
+
+def _serialized_type(value: ir.Value | None) -> bytes:
+    if value is None or value.type is None:
+        return onnx.TypeProto().SerializeToString()
+    return ir.serde.serialize_type(value.type).SerializeToString()
 
 
 def _make_pads_explicit(node: ir.Node) -> None:

@@ -136,9 +136,13 @@ class TrainableModel:
 def batch_norms(graph: ir.Graph) -> Iterator[ir.Node]:
     """The BatchNormalization nodes whose running statistics training updates."""
     for node in graph:
-        if node.op_type == "BatchNormalization" and node.domain == "" and FROZEN not in node.metadata_props:
-            if all(value is not None and value.name in graph.initializers for value in node.inputs[3:5]):
-                yield node
+        trains = (
+            node.op_type == "BatchNormalization" and node.domain == "" and FROZEN not in node.metadata_props
+        )
+        if trains and all(
+            value is not None and value.name in graph.initializers for value in node.inputs[3:5]
+        ):
+            yield node
 
 
 def spec_of(value: ir.Value) -> TensorSpec:

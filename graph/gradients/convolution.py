@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..builder import Tensor
@@ -81,10 +81,21 @@ def conv_transpose(g: Adjoint) -> Gradients:
     window, group = Window.of(g, static_dims(g, w)[2:]), g.attribute("group", 1)
     if "output_shape" in g.node.attributes:
         raise g.unsupported("output_shape; export the layer with explicit pads and output_padding")
-    reached = _trimmed(g.dy, x, window) if any(g.attribute("output_padding", (0,))) else g.dy
-    dx = g.builder.op("Conv", reached, w, pads=window.pads, group=group, **window.steps)
-    dw = _weight_gradient(_padded(reached, window), x, w, window, group)
+    window, dy = _without_output_padding(g, window)
+    dx = g.builder.op("Conv", dy, w, pads=window.pads, group=group, **window.steps)
+    dw = _weight_gradient(_padded(dy, window), x, w, window, group)
     return dx, dw, g.dy.sum([0, *window.axes], keepdims=False)
+
+
+def _without_output_padding(g: Adjoint, window: Window) -> tuple[Window, Tensor]:
+    """Output padding takes back what the padding cut off at the end, and beyond that adds elements that no x reaches."""
+    extra = g.attribute("output_padding", (0,) * len(window.kernel))
+    if not any(extra):
+        return window, g.dy
+    ends = tuple(max(end - more, 0) for end, more in zip(window.ends, extra, strict=True))
+    shortened = replace(window, ends=ends)
+    reach = [_reach(shortened, i, g.x.length(axis)) for i, axis in enumerate(window.axes)]
+    return shortened, g.dy.slice([0] * len(reach), reach, list(window.axes), [1] * len(reach))
 
 
 def static_dims(g: Adjoint, w: Tensor) -> tuple[int, ...]:
@@ -151,9 +162,3 @@ def patches(padded: Tensor, dy: Tensor, window: Window) -> list[Tensor]:
         ]
         found.append(padded.slice(starts, ends, axes, window.strides))
     return found
-
-
-def _trimmed(dy: Tensor, x: Tensor, window: Window) -> Tensor:
-    """Take off the output padding, which no x reaches."""
-    ends = [_reach(window, i, x.length(axis)) for i, axis in enumerate(window.axes)]
-    return dy.slice([0] * len(ends), ends, list(window.axes), [1] * len(ends))

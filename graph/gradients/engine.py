@@ -57,10 +57,10 @@ class Adjoint:
 
     @property
     def dy(self) -> Tensor:
-        """The gradient of the first output."""
-        gradient = self.output_gradients[0]
-        if gradient is None:
-            raise self.unsupported("only a secondary output takes part in the loss")
+        """The gradient of the first output, for ops whose other outputs have none."""
+        gradient, *others = self.output_gradients
+        if gradient is None or any(other is not None for other in others):
+            raise self.unsupported("a secondary output takes part in the loss")
         return gradient
 
     def input(self, index: int) -> Tensor:

@@ -55,18 +55,12 @@ def _scatter_slice(g: Adjoint, dy: Tensor, position: int, axis: int) -> Tensor:
     """Slice the axis's positions in the same way, which gives the place of each element of dy."""
     builder, rank = g.builder, g.rank()
     length = g.x.length(axis)
-    count = builder.concat(length)
-    positions = builder.op(
-        "Range",
-        *(number.squeeze(0) for number in (builder.ints(0), count, builder.ints(1))),
-        dtype=ir.DataType.INT64,
-    )
     bounds = [g.input(index).slice([position], [position + 1], [0], [1]) for index in (1, 2)]
     step = (
         builder.ints(1) if g.optional(4) is None else g.input(4).slice([position], [position + 1], [0], [1])
     )
-    taken = builder.op("Slice", positions, *bounds, builder.ints(0), step)
-    return _scatter_along(dy, taken, axis, rank, count)
+    taken = builder.op("Slice", builder.arange(length), *bounds, builder.ints(0), step)
+    return _scatter_along(dy, taken, axis, rank, builder.concat(length))
 
 
 def _scatter_along(dy: Tensor, positions: Tensor, axis: int, rank: int, length: Tensor) -> Tensor:
@@ -95,7 +89,8 @@ def gather(g: Adjoint) -> Gradients:
     leading, trailing = range(axis), range(axis + 1, rank)
     shape = [x.length(a) for a in leading] + [-1] + [x.length(a) for a in trailing]
     length = g.builder.concat(x.length(axis))
-    return (_scatter_along(g.dy.reshape(*shape), indices.reshape(-1), axis, rank, length),)
+    positions = indices.reshape(-1).cast(ir.DataType.INT64)
+    return (_scatter_along(g.dy.reshape(*shape), positions, axis, rank, length),)
 
 
 def gather_elements(g: Adjoint) -> Gradients:

@@ -17,14 +17,14 @@ def matmul(g: Adjoint) -> Gradients:
     if a.rank is None or b.rank is None:
         raise g.unsupported("the rank of an operand is unknown")
     if a.rank > 2 and b.rank == 2:
-        return dy @ _transposed(b), _shared_weight_gradient(a, b, dy)
+        return dy @ b.transpose(1, 0), _shared_weight_gradient(a, b, dy)
     # A vector operand is a matrix with one row or one column, which the product's shape does not show.
     rows, columns = (a.unsqueeze(0) if a.rank == 1 else a), (b.unsqueeze(1) if b.rank == 1 else b)
     if b.rank == 1:
         dy = dy.unsqueeze(-1)
     if a.rank == 1:
         dy = dy.unsqueeze(-2)
-    da, db = dy @ _transposed(columns), _transposed(rows) @ dy
+    da, db = dy @ _transposed(columns, max(b.rank, 2)), _transposed(rows, max(a.rank, 2)) @ dy
     batch = None if g.y.dims is None else g.y.dims[: len(g.y.dims) - (a.rank > 1) - (b.rank > 1)]
     return _sum_batch(da, a, batch, b), _sum_batch(db.squeeze(-1) if b.rank == 1 else db, b, batch, a)
 
@@ -43,20 +43,8 @@ def gemm(g: Adjoint) -> Gradients:
         db = op("Gemm", g.dy, a, alpha=alpha, transA=1, transB=a_transposed)
     else:
         db = op("Gemm", a, g.dy, alpha=alpha, transA=1 - a_transposed)
-    dc = g.dy if beta == 1.0 else g.dy * beta
-    return da, db, _bias_gradient(dc, g.optional(2))
-
-
-def _bias_gradient(dy: Tensor, c: Tensor | None) -> Tensor | None:
-    """Sum `dy`, of rank 2, to the shape of `c`, which broadcasts to it."""
-    if c is None:
-        return None
-    if c.dims is None:
-        return sum_to(dy, c, None, [])
-    axes = [axis for axis, dim in zip((0, 1), (1, 1, *c.dims)[-2:], strict=True) if dim == 1]
-    if not axes:
-        return dy
-    return dy.sum(axes, keepdims=False) if axes == [0] and len(c.dims) == 1 else dy.sum(axes).reshape_like(c)
+    c, dc = g.optional(2), g.dy if beta == 1.0 else g.dy * beta
+    return da, db, None if c is None else sum_to(dc, c, g.y.dims, [None])
 
 
 def _shared_weight_gradient(a: Tensor, b: Tensor, dy: Tensor) -> Tensor:
@@ -65,8 +53,7 @@ def _shared_weight_gradient(a: Tensor, b: Tensor, dy: Tensor) -> Tensor:
     return b.builder.op("Gemm", rows, slopes, transA=1)
 
 
-def _transposed(x: Tensor) -> Tensor:
-    rank = x.rank or 0
+def _transposed(x: Tensor, rank: int) -> Tensor:
     return x.transpose(*range(rank - 2), rank - 1, rank - 2)
 
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import onnx_ir as ir
-
 from ..builder import Tensor
 from .engine import Adjoint
+from .normalization import per_channel
 
 Gradients = Sequence["Tensor | None"]
 
 
 def softmax_cross_entropy(g: Adjoint) -> Gradients:
     """y = mean over the examples of -ln softmax(x)[label], classes on axis 1: dx = (softmax(x) - onehot(label)) / n."""
-    x, labels, classes = g.x, g.input(1), g.x.length(1)
+    x, labels = g.x, g.input(1)
     if g.optional(2) is not None or "ignore_index" in g.node.attributes:
         raise g.unsupported("class weights and ignore_index")
-    if not isinstance(classes, int):
-        raise g.unsupported("the number of classes is not static")
-    index = g.builder.constant(np.arange(classes).reshape(-1, *[1] * (g.rank() - 2)), ir.DataType.INT64)
-    hit = labels.unsqueeze(1).equals(index).cast_like(x)
+    classes = g.builder.arange(x.length(1)).cast_like(labels)
+    hit = labels.unsqueeze(1).equals(per_channel(classes, g.rank())).cast_like(x)
     probabilities = g.extra_output(1, x.dtype).exp()
     return ((probabilities - hit) * _share(g, labels),)
 

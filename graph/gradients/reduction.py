@@ -52,20 +52,18 @@ def reduce_extremum(g: Adjoint) -> Gradients:
     return (_kept(g, g.dy) * attained / attained.sum(_axes(g)),)
 
 
-def _axes(g: Adjoint) -> list[int]:
-    """The reduced axes as numbers from 0; empty where the op reduces nothing."""
-    rank = g.rank()
-    if g.optional(1) is None:
-        return [] if g.attribute("noop_with_empty_axes", 0) else list(range(rank))
-    axes = g.constant_ints(1)
+def _axes(g: Adjoint) -> list[int] | None:
+    """The reduced axes as numbers from 0; None where the op reduces all."""
+    axes = () if g.optional(1) is None else g.constant_ints(1)
     if axes is None:
         raise g.unsupported("its axes are computed at run time")
-    if not axes and not g.attribute("noop_with_empty_axes", 0):
-        return list(range(rank))
-    return sorted(axis % rank for axis in axes)
+    if not axes and g.attribute("noop_with_empty_axes", 0):
+        raise g.unsupported("it reduces no axis; leave it out of the model")
+    rank = g.rank() if axes else 0
+    return sorted(axis % rank for axis in axes) or None
 
 
 def _kept(g: Adjoint, reduced: Tensor) -> Tensor:
-    """A tensor of the output's shape with the reduced axes put back as axes of length 1."""
+    """A tensor of the output's shape with the reduced axes put back as axes of length 1, where it is no scalar."""
     axes = _axes(g)
-    return reduced if g.attribute("keepdims", 1) or not axes else reduced.unsqueeze(*axes)
+    return reduced if g.attribute("keepdims", 1) or axes is None else reduced.unsqueeze(*axes)

@@ -58,16 +58,7 @@ def split(g: Adjoint) -> Gradients:
 
 
 def pad(g: Adjoint) -> Gradients:
-    """y = x with elements added around it: dx leaves them out."""
+    """y = x with elements added around it, or taken off where a pad is negative: dx undoes both."""
     if g.attribute("mode", "constant") != "constant":
         raise g.unsupported(f"mode {g.attribute('mode', 'constant')!r}; only constant padding has a gradient")
-    rank, pads = g.rank(), g.constant_ints(1)
-    axes = list(range(rank)) if g.optional(3) is None else g.constant_ints(3)
-    if pads is None or axes is None:
-        raise g.unsupported("its pads are computed at run time")
-    half = len(pads) // 2
-    touched = [i for i in range(half) if pads[i] or pads[half + i]]
-    if not touched:
-        return (g.dy,)
-    ends = [-pads[half + i] if pads[half + i] else 2**62 for i in touched]
-    return (g.dy.slice([pads[i] for i in touched], ends, [axes[i] for i in touched], [1] * len(touched)),)
+    return (g.builder.op("Pad", g.dy, -g.input(1), None, g.optional(3)),)

@@ -48,6 +48,7 @@ _PLAIN = {
     "Cos": arithmetic.cos,
     "Identity": arithmetic.identity,
     "Cast": arithmetic.cast,
+    "CastLike": arithmetic.cast,
     "Sign": arithmetic.constant,
     "Floor": arithmetic.constant,
     "Ceil": arithmetic.constant,

@@ -1,0 +1,29 @@
+"""Every gradient of the table against PyTorch's autograd, with static, symbolic and unknown dimensions, in both precisions."""
+
+from __future__ import annotations
+
+import pytest
+
+from .cases import CASES
+from .oracle import DIFFERENTIATES, TABLE, Case, backward_nodes, check, op_types
+
+VARIANTS = [
+    pytest.param(case, dims, dtype, id=f"{case.name}-{dims}-{dtype}")
+    for case in CASES
+    for dims in case.dims
+    for dtype in case.dtypes
+]
+
+
+@pytest.mark.parametrize(("case", "dims", "dtype"), VARIANTS)
+def test_gradients_are_those_of_pytorch(case: Case, dims: str, dtype: str) -> None:
+    model = check(case, dims, dtype)
+    for node in backward_nodes(model):
+        assert node.metadata_props[DIFFERENTIATES]
+    gradients = [output.name for output in model.graph.outputs]
+    assert len(set(gradients)) == len(gradients)
+
+
+def test_every_entry_of_the_table_has_a_row() -> None:
+    covered = set().union(*(op_types(case.body) for case in CASES))
+    assert {op_type for _, op_type in TABLE} <= covered
