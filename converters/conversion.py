@@ -11,7 +11,7 @@ import numpy as np
 
 from ..graph.errors import InputError
 from ..graph.model import TrainableModel
-from . import pytorch
+from . import keras, pytorch
 from .parity import ParityResult, check_parity
 
 __all__ = ["Conversion", "convert"]
@@ -52,6 +52,8 @@ def convert(
         return Conversion(source)
     if (torch := sys.modules.get("torch")) is not None and isinstance(source, torch.nn.Module):
         return _convert_pytorch(source, example_input, opset, tolerance, verify)
+    if (library := sys.modules.get("keras")) is not None and isinstance(source, library.Model):
+        return _convert_keras(source, example_input, opset, tolerance, verify)
     raise InputError(f"a {type(source).__name__} is no model", expected="a torch.nn.Module")
 
 
@@ -67,6 +69,17 @@ def _convert_pytorch(
     examples = [tensor.detach().cpu().numpy() for tensor in inputs]
     reference = partial(pytorch.reference, module)
     return Conversion(model, check_parity(model, reference, examples, tolerance=tolerance))
+
+
+def _convert_keras(model: Any, example_input: Any, opset: int, tolerance: float, verify: bool) -> Conversion:
+    converted = keras.from_keras(model, opset=opset)
+    if not verify:
+        return Conversion(converted)
+    examples = keras.example_for(model) if example_input is None else _example(example_input)
+    examples = examples if isinstance(examples, (tuple, list)) else [examples]
+    return Conversion(
+        converted, check_parity(converted, partial(keras.reference, model), examples, tolerance=tolerance)
+    )
 
 
 def _example(example_input: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..graph.errors import InputError
 
-__all__ = ["require"]
+__all__ = ["require", "silenced"]
 
 _EXTRAS = {
     "keras": "tensorflow",
@@ -41,6 +42,20 @@ def require(*names: str) -> Any:
         raise InputError(
             f"{error.name} is not installed", remedy=f"pip install 'gradfuse[{_EXTRAS[error.name]}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def silenced(*names: str) -> Iterator[None]:
+    """Within this context, loggers of these names, and those below them, report nothing."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

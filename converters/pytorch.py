@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,17 +27,16 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ..graph.errors import ConversionError, InputError
 from ..graph.model import FROZEN, UNBIASED_VARIANCE, TrainableModel
 from ..graph.source import LAYER
+from .frameworks import silenced
+from .opset import check_opset
 from .parity import Array, DrawTarget, Reference
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPSETS", "from_pytorch", "reference"]
+__all__ = ["as_tensors", "example_for", "from_pytorch", "reference"]
 
 Inputs: TypeAlias = "torch.Tensor | Array | Sequence[torch.Tensor | Array]"
-
-OPSETS = range(18, 22)
-"""The opsets that a converted model may have."""
 
 _CHATTY = (
     "torch.export",
@@ -64,8 +62,7 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
         ConversionError: torch.export or torch's ONNX exporter refuses the module.
         InputError: The opset is not supported.
     """
-    if opset not in OPSETS:
-        raise InputError(f"opset {opset}", expected=f"{OPSETS[0]} to {OPSETS[-1]}")
+    check_opset(opset)
     inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
     with _training(module), _quiet():
         model = _to_onnx(_export(module, inputs), opset, len(inputs))
@@ -201,17 +198,9 @@ def _training(module: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what the exporters say to their own developers."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silenced(*_CHATTY), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        yield
 
 
 def _restore_names(graph: ir.Graph, module: torch.nn.Module) -> None:
