@@ -123,31 +123,32 @@ class AdamW:
         _check_range("weight decay", self.weight_decay)
 
     def initial_state(self, parameters: Mapping[str, Array]) -> dict[str, Array]:
-        """The number of steps so far, and for each parameter the mean of its gradient and of its squared gradient."""
-        moments = {
-            moment: np.zeros_like(value)
+        """The number of steps so far, and for each parameter the decayed sums of its gradients and of their squares."""
+        sums = {
+            total: np.zeros_like(value)
             for name, value in parameters.items()
-            for moment in (_mean(name), _mean_square(name))
+            for total in (_gradients(name), _squares(name))
         }
-        return {_STEPS: np.array(0, np.int64), **moments}
+        return {_STEPS: np.array(0, np.int64), **sums}
 
     def update(
         self, parameters: Tensors, gradients: Tensors, state: Tensors, learning_rate: Tensor
     ) -> dict[str, Tensor]:
-        """See `Optimizer.update`."""
+        """See `Optimizer.update`.
+
+        The state holds M = m / (1 - b1) and V = v / (1 - b2), which spares two passes over every tensor: with
+        s = sqrt((1 - b2^t) / (1 - b2)), the quotient of the definition is s (1 - b1) / (1 - b1^t) M / (sqrt(V) + s eps).
+        """
         new = {_STEPS: state[_STEPS] + 1}
         t = new[_STEPS].cast(learning_rate.dtype)
-        # lr m / c1 / (sqrt(v / c2) + eps) with the scalars drawn together, so that no tensor is divided twice.
-        root = (1 - _power(self.beta2, t)).sqrt()
-        rate = learning_rate * root / (1 - _power(self.beta1, t))
+        scale = ((1 - _power(self.beta2, t)) / (1 - self.beta2)).sqrt()
+        rate = learning_rate * scale * (1 - self.beta1) / (1 - _power(self.beta1, t))
         kept = 1 - learning_rate * self.weight_decay
         for name, p in parameters.items():
             g = gradients[name]
-            m = new[_mean(name)] = state[_mean(name)] * self.beta1 + g * (1 - self.beta1)
-            v = new[_mean_square(name)] = state[_mean_square(name)] * self.beta2 + g.square() * (
-                1 - self.beta2
-            )
-            step = m / (v.sqrt() + (root * self.eps).cast_like(p))
+            m = new[_gradients(name)] = state[_gradients(name)] * self.beta1 + g
+            v = new[_squares(name)] = state[_squares(name)] * self.beta2 + g.square()
+            step = m / (v.sqrt() + (scale * self.eps).cast_like(p))
             decayed = p * kept.cast_like(p) if self.weight_decay else p
             new[name] = decayed - step * rate.cast_like(p)
         return new
@@ -178,12 +179,12 @@ def _velocity(parameter: str) -> str:
     return f"{parameter}/velocity"
 
 
-def _mean(parameter: str) -> str:
-    return f"{parameter}/mean"
+def _gradients(parameter: str) -> str:
+    return f"{parameter}/gradients"
 
 
-def _mean_square(parameter: str) -> str:
-    return f"{parameter}/mean_square"
+def _squares(parameter: str) -> str:
+    return f"{parameter}/squares"
 
 
 def _power(base: float, exponent: Tensor) -> Tensor:
