@@ -25,8 +25,9 @@ Data = tuple[int, ...] | Array
 
 TOLERANCE = {"float": 1e-4, "double": 1e-7}
 _TORCH = {"float": torch.float32, "double": torch.float64}
-DIMS = ("static", "symbolic", "anonymous")
-"""How input shapes are declared: as numbers, as symbols (equal lengths share one), or as unknown dimensions."""
+DIMS = ("static", "batch", "symbolic", "anonymous")
+"""How input shapes are declared: as numbers, with a symbol for the first axis, as symbols (equal lengths share one), or with a
+symbol of its own for each dimension."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Case:
         fixed: Floating-point inputs that are not differentiated.
         dims: How input shapes are declared: a subset of `DIMS`.
         opset: ONNX opset of the body.
-        tolerance: Worst relative error, where it is not that of the element type.
+        functions: ONNX text of model-local functions in the domain `local`.
+        dtypes: Element types to run it in.
     """
 
     name: str
@@ -150,14 +152,16 @@ def gradient_graph(case: Case, data: Mapping[str, Array], dims: str, dtype: str)
 
 
 def _declaration(case: Case, name: str, array: Array, dims: str) -> str:
-    numbers = dims == "static" or name in case.static
-    letter = {"symbolic": "d", "anonymous": f"{name}_"}.get(dims, "")
-    shape = [
-        str(length) if numbers else f"{letter}{axis if dims == 'anonymous' else length}"
-        for axis, length in enumerate(array.shape)
-    ]
+    dims = "static" if name in case.static else dims
+    shape = [_dimension(name, axis, length, dims) for axis, length in enumerate(array.shape)]
     kind = {"float32": "float", "float64": "double"}.get(array.dtype.name, array.dtype.name)
     return f"{kind}[{', '.join(shape)}] {name}" if shape else f"{kind} {name}"
+
+
+def _dimension(name: str, axis: int, length: int, dims: str) -> str:
+    if dims == "static" or (dims == "batch" and axis > 0):
+        return str(length)
+    return f"{name}_{axis}" if dims == "anonymous" else f"d{length}"
 
 
 def run(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
