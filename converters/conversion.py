@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from ..graph.errors import InputError
 from ..graph.model import TrainableModel
 from . import keras, pytorch
+from .frameworks import framework_of
 from .parity import ParityResult, check_parity
 
 __all__ = ["Conversion", "convert"]
@@ -50,10 +50,9 @@ def convert(
     """
     if isinstance(source, TrainableModel):
         return Conversion(source)
-    if (torch := sys.modules.get("torch")) is not None and isinstance(source, torch.nn.Module):
-        return _convert_pytorch(source, example_input, opset, tolerance, verify)
-    if (library := sys.modules.get("keras")) is not None and isinstance(source, library.Model):
-        return _convert_keras(source, example_input, opset, tolerance, verify)
+    convert_from = {"pytorch": _convert_pytorch, "keras": _convert_keras}.get(framework_of(source))
+    if convert_from is not None:
+        return convert_from(source, example_input, opset, tolerance, verify)
     raise InputError(f"a {type(source).__name__} is no model", expected="a torch.nn.Module")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import operator
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..graph.errors import InputError
 
-__all__ = ["require", "silenced"]
+__all__ = ["framework_of", "require", "silenced"]
 
 _EXTRAS = {
     "keras": "tensorflow",
@@ -42,6 +43,14 @@ def require(*names: str) -> Any:
         raise InputError(
             f"{error.name} is not installed", remedy=f"pip install 'gradfuse[{_EXTRAS[error.name]}]'"
         ) from error
+
+
+def framework_of(model: Any) -> str:
+    """`pytorch` for a `torch.nn.Module`, `keras` for a `keras.Model`, else nothing; imports neither."""
+    for framework, library, of in (("pytorch", "torch", "nn.Module"), ("keras", "keras", "Model")):
+        if library in sys.modules and isinstance(model, operator.attrgetter(of)(sys.modules[library])):
+            return framework
+    return ""
 
 
 @contextlib.contextmanager

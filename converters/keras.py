@@ -144,7 +144,10 @@ def _to_onnx(model: Any, variables: Sequence[Any], marks: dict[str, _Mark]) -> o
                 tf.function(forward, autograph=False),
                 input_signature=signature,
                 opset=_OPSET,
-                custom_op_handlers={"Print": (partial(_replace_marker, left, marks), [])},
+                custom_op_handlers={
+                    "Print": (partial(_replace_marker, left, marks), []),
+                    "Erfc": (_replace_erfc, []),
+                },
             )
     except GradfuseError:
         raise
@@ -264,6 +267,13 @@ def _replace_marker(
         )
         graph.set_shape(node.output[0], [shape[axis] for axis in to_front])
         graph.set_shape(back.output[0], shape)
+
+
+def _replace_erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
+    """1 - erf(x): GELU in TensorFlow is written with an op that ONNX lacks."""
+    node.type = "Erf"
+    one = graph.make_const(f"{node.name}/one", np.ones((), np.float32)).output[0]
+    graph.insert_new_node_on_output("Sub", node.output[0], inputs=[one, node.output[0]])
 
 
 def _apply_mark(node: ir.Node, mark: _Mark, builder: Builder) -> None:
