@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .builder import Builder, Tensor
+from .errors import InputError
 from .files import save_model
 from .gradients import TABLE, differentiate
 from .losses import attach_loss, loss_named
@@ -55,7 +56,10 @@ class GradientGraph:
             InputError: The loss is unknown, or does not fit the model's output.
             UnsupportedError: An op between the parameters and the loss has no gradient.
         """
-        function, spec = loss_named(loss), model.outputs[0]
+        function = loss_named(loss)
+        if not model.outputs:
+            raise InputError("the model has no output", expected="one that the loss is computed from")
+        spec = model.outputs[0]
         clone = model.onnx.clone()
         graph = clone.graph
         lower(clone)

@@ -100,7 +100,14 @@ def attach_loss(
 
     Returns:
         The scalar loss, and the new graph input for the target (None where the loss takes none).
+
+    Raises:
+        InputError: The loss does not fit the output.
     """
+    if output.dtype is not None and not output.dtype.is_floating_point():
+        raise InputError(
+            f"the loss {loss.name} on the output {spec}", expected="an output of floating-point numbers"
+        )
     target = loss.target(spec)
     value = None
     if target is not None:

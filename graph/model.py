@@ -68,6 +68,12 @@ class TrainableModel:
                     f"parameter {name!r} is no initializer of the graph",
                     expected=f"one of {some(initializers)}",
                 )
+            dtype = initializers[name].dtype
+            if dtype is None or not dtype.is_floating_point():
+                found = "unknown type" if dtype is None else dtype.name.lower()
+                raise InputError(
+                    f"parameter {name!r} is a tensor of {found}", expected="floating-point numbers"
+                )
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

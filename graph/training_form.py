@@ -48,6 +48,7 @@ def _use_batch_statistics(node: ir.Node, builder: Builder, state: dict[str, Tens
         raise UnsupportedError(
             f"{describe_node(node)} has an input of unknown rank", remedy="export with static ranks"
         )
+    _leave_training_mode(node)
     axes = [0, *range(2, x.rank)]
     mean = x.mean(axes, keepdims=False)
     variance = (x - per_channel(mean, x.rank)).square().mean(axes, keepdims=False)
@@ -62,6 +63,18 @@ def _use_batch_statistics(node: ir.Node, builder: Builder, state: dict[str, Tens
         # A module that is applied twice moves its statistics twice.
         name = value.name or ""
         state[name] = state.get(name, builder.tensor(value)) * momentum + statistic * (1.0 - momentum)
+
+
+def _leave_training_mode(node: ir.Node) -> None:
+    """An exporter's own training form gives way to ours, which computes the same."""
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        raise UnsupportedError(
+            f"{describe_node(node)}: its running statistics are used in the graph",
+            expected="only its first output in use",
+            remedy="export the model in inference mode",
+        )
+    node.resize_outputs(1)
+    node.attributes.pop("training_mode", None)
 
 
 def _present(node: ir.Node, index: int) -> ir.Value:

@@ -8,7 +8,7 @@ what does not depend on a parameter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -150,7 +150,8 @@ def differentiate(
         UnsupportedError: A node between `wrt` and `loss` has no gradient.
     """
     gradients = {loss: builder.constant(1.0, builder.tensor(loss).dtype)}
-    for node in reversed(_nodes_between(list(builder.graph), loss, set(wrt))):
+    nodes, varying = _path(list(builder.graph), loss, wrt)
+    for node in reversed(nodes):
         entry = table.get((node.domain, node.op_type))
         if entry is None:
             raise UnsupportedError(
@@ -166,34 +167,48 @@ def differentiate(
             builder,
         )
         with builder.scope(f"grad/{node.name}", {DIFFERENTIATES: node.name or ""}):
-            _accumulate(gradients, adjoint, entry)
+            _accumulate(gradients, adjoint, entry, varying)
     return gradients
 
 
-def _nodes_between(nodes: Sequence[ir.Node], loss: ir.Value, wrt: set[ir.Value]) -> list[ir.Node]:
-    """The nodes on a path of floating-point values from a member of `wrt` to `loss`, in topological order."""
+def _path(
+    nodes: Sequence[ir.Node], loss: ir.Value, wrt: Iterable[ir.Value]
+) -> tuple[list[ir.Node], set[ir.Value]]:
+    """The nodes on a path of floating-point values from a member of `wrt` to `loss`, in order, and those values."""
     varying, kept = set(wrt), []
     for node in nodes:
-        if any(value in varying for value in node.inputs):
+        if any(value in varying for value in _operands(node)):
             kept.append(node)
             varying |= {
                 value for value in node.outputs if value.dtype is None or value.dtype.is_floating_point()
             }
-    needed = {loss}
+    needed = {loss} & varying
     between = []
     for node in reversed(kept):
-        if any(value in needed and value in varying for value in node.outputs):
+        if any(value in needed for value in node.outputs):
             between.append(node)
-            needed |= {value for value in node.inputs if value is not None and value in varying}
-    return between[::-1]
+            needed |= {value for value in _operands(node) if value in varying}
+    return between[::-1], needed
 
 
-def _accumulate(gradients: dict[ir.Value, Tensor], adjoint: Adjoint, entry: Gradient) -> None:
+def _operands(node: ir.Node) -> Iterator[ir.Value]:
+    """The inputs of a node, and what the bodies of an If, Loop or Scan take from outside, their inner values included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().outputs
+            for inner in attribute.as_graph():
+                yield from _operands(inner)
+
+
+def _accumulate(
+    gradients: dict[ir.Value, Tensor], adjoint: Adjoint, entry: Gradient, varying: set[ir.Value]
+) -> None:
     if all(gradient is None for gradient in adjoint.output_gradients):
         return
     received = {gradient.value for gradient in adjoint.output_gradients if gradient is not None}
     for tensor, contribution in zip(adjoint.inputs, entry.rule(adjoint), strict=False):
-        if tensor is None or contribution is None:
+        if tensor is None or contribution is None or tensor.value not in varying:
             continue
         if entry.broadcasts:
             others = [t.dims for t in adjoint.inputs if t is not None and t.value is not tensor.value]

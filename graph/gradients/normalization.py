@@ -28,6 +28,8 @@ def batch_normalization(g: Adjoint) -> Gradients:
 
     In the first case the gradient through mean and variance is part of dx: the nodes that compute them pass none.
     """
+    if g.attribute("training_mode", 0):
+        raise g.unsupported("training_mode=1 with frozen statistics; export the layer in inference mode")
     rank, gamma = g.rank(), g.input(1)
     mean, variance, epsilon = g.input(3), g.input(4), g.attribute("epsilon", 1e-5)
     axes = [0, *range(2, rank)]
