@@ -1,0 +1,1 @@
+"""Measurements of gradfuse beside its peers; `python -m benchmarks` lists them."""

@@ -1,0 +1,26 @@
+"""`python -m benchmarks NAME`: runs one benchmark; without a name it lists them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "step": "time of a training step, against PyTorch, Keras and onnxruntime's own training API",
+    "portability": "the same graphs on the newest plain onnxruntime",
+}
+"""Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark that the first argument names."""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print("usage: python -m benchmarks NAME\n")
+        for name, what in BENCHMARKS.items():
+            print(f"  {name:12} {what}")
+        return 2
+    return int(importlib.import_module(f"{__package__}.{arguments[0]}").main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
