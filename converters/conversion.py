@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from ..graph.errors import InputError
 from ..graph.model import TrainableModel
 from . import keras, pytorch
 from .frameworks import framework_of
+from .locate import locate
+from .onnx_file import choose_parameters
 from .parity import ParityResult, check_parity
 
 __all__ = ["Conversion", "convert"]
@@ -23,7 +27,7 @@ class Conversion:
 
     Attributes:
         model: The model.
-        parity: How well it agrees with its source; None where that was not checked.
+        parity: How well it agrees with its source; None where that was not checked, as for an ONNX file.
     """
 
     model: TrainableModel
@@ -31,57 +35,70 @@ class Conversion:
 
 
 def convert(
-    source: Any, *, example_input: Any = None, opset: int = 18, tolerance: float = 1e-4, verify: bool = True
+    source: Any,
+    *,
+    example_input: Any = None,
+    opset: int = 18,
+    tolerance: float = 1e-4,
+    verify: bool = True,
+    train: Sequence[str] | None = None,
 ) -> Conversion:
     """Convert a model and check the result against its source.
 
     Args:
-        source: A `torch.nn.Module` or a TrainableModel.
+        source: A `torch.nn.Module`, a `keras.Model`, a TrainableModel, or what names one: `module:callable`,
+            `file.py:callable`, a `.keras` or `.onnx` file.
         example_input: An array, a tuple of arrays for several inputs, or the shape of one example without the batch, as
-            `(1, 28, 28)`. By default it follows from the model's first layer.
-        opset: Opset of the graph, 18 to 21.
+            `(1, 28, 28)`. By default it follows from the model.
+        opset: Opset of the graph, 18 to 21; an ONNX file keeps its own where that is one of these.
         tolerance: Largest relative error of outputs, gradients and running statistics.
         verify: Whether to check.
+        train: Patterns that choose the parameters to train, as `["layer4.*"]`; by default all that the source trains.
 
     Raises:
         InputError: The source is no model, or its input shape does not follow from it.
+        UnsupportedError: A layer or an op cannot be trained.
         ConversionError: The framework's exporter refuses the model.
         ParityError: The converted model computes something else than its source.
     """
+    name = ""
+    if isinstance(source, (str, Path)):
+        name, located = str(source), locate(source)
+        source = located.model
+        example_input = located.example_input if example_input is None else example_input
+    conversion = _convert(source, example_input, opset, tolerance, verify)
+    model = choose_parameters(conversion.model, train)
+    return replace(conversion, model=replace(model, source=model.source or name))
+
+
+def _convert(source: Any, example_input: Any, opset: int, tolerance: float, verify: bool) -> Conversion:
     if isinstance(source, TrainableModel):
         return Conversion(source)
-    convert_from = {"pytorch": _convert_pytorch, "keras": _convert_keras}.get(framework_of(source))
-    if convert_from is not None:
-        return convert_from(source, example_input, opset, tolerance, verify)
-    raise InputError(f"a {type(source).__name__} is no model", expected="a torch.nn.Module")
-
-
-def _convert_pytorch(
-    module: Any, example_input: Any, opset: int, tolerance: float, verify: bool
-) -> Conversion:
-    inputs = pytorch.as_tensors(
-        module, pytorch.example_for(module) if example_input is None else _example(example_input)
-    )
-    model = pytorch.from_pytorch(module, inputs, opset=opset)
-    if not verify:
-        return Conversion(model)
-    examples = [tensor.detach().cpu().numpy() for tensor in inputs]
-    reference = partial(pytorch.reference, module)
-    return Conversion(model, check_parity(model, reference, examples, tolerance=tolerance))
-
-
-def _convert_keras(model: Any, example_input: Any, opset: int, tolerance: float, verify: bool) -> Conversion:
-    converted = keras.from_keras(model, opset=opset)
-    if not verify:
-        return Conversion(converted)
-    examples = keras.example_for(model) if example_input is None else _example(example_input)
-    examples = examples if isinstance(examples, (tuple, list)) else [examples]
+    framework = framework_of(source)
+    if framework == "pytorch":
+        example = pytorch.example_for(source) if example_input is None else _example(example_input)
+        inputs = pytorch.as_tensors(source, example)
+        model = pytorch.from_pytorch(source, inputs, opset=opset)
+        examples = [tensor.detach().cpu().numpy() for tensor in inputs]
+        reference = partial(pytorch.reference, source)
+    elif framework == "keras":
+        model = keras.from_keras(source, opset=opset)
+        examples = list(keras.example_for(source) if example_input is None else _example(example_input))
+        reference = partial(keras.reference, source)
+    else:
+        raise InputError(
+            f"a {type(source).__name__} is no model",
+            expected="a torch.nn.Module, a keras.Model, a TrainableModel, or the name of one",
+        )
     return Conversion(
-        converted, check_parity(converted, partial(keras.reference, model), examples, tolerance=tolerance)
+        model, check_parity(model, reference, examples, tolerance=tolerance) if verify else None
     )
 
 
-def _example(example_input: Any) -> Any:
-    if isinstance(example_input, tuple) and all(isinstance(length, int) for length in example_input):
-        return np.zeros((2, *example_input), np.float32)
-    return example_input
+def _example(example_input: Any) -> tuple[Any, ...]:
+    """One array for each input."""
+    if not isinstance(example_input, (tuple, list)):
+        return (example_input,)
+    if all(isinstance(length, int) for length in example_input):
+        return (np.zeros((2, *example_input), np.float32),)
+    return tuple(example_input)

@@ -293,20 +293,20 @@ def _array(tensor: torch.Tensor) -> Array:
     return array
 
 
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"} | {
+    f"{kind}_dropout" for kind in ("alpha", "feature", "feature_alpha")
+}
+
+
 def _without_dropout() -> contextlib.AbstractContextManager[object]:
     """Make every dropout the identity, that of a functional call in a forward too."""
     import torch
 
-    functional = torch.nn.functional
-    dropouts = {
-        functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d,
-        functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout,
-    }  # fmt: skip
-
     class WithoutDropout(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = dict(kwargs or {})
-            if function in dropouts:
+            # `dropout`, `dropout_` in place, `dropout.default` in a graph that torch.export made
+            if getattr(function, "__name__", "").partition(".")[0].rstrip("_") in _DROPOUTS:
                 return args[0] if args else kwargs["input"]
             if kwargs.get("dropout_p"):
                 kwargs["dropout_p"] = 0.0
