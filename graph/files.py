@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 import google.protobuf.message
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass
 
 from .errors import InputError
 
@@ -39,43 +39,86 @@ def load_model(path: str | Path) -> ir.Model:
         raise InputError(
             f"{path} is not an ONNX file or is truncated", remedy="export the model again"
         ) from error
-    if not proto.ir_version or not proto.opset_import or not proto.graph.node:
+    if not (proto.ir_version and proto.opset_import and proto.graph.node and proto.graph.output):
         raise InputError(
-            f"{path} is not an ONNX model", expected="an ir_version, an opset and at least one node"
+            f"{path} is not an ONNX model",
+            expected="an ir_version, an opset, at least one node and one output",
         )
-    _check_external_data(proto, path)
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            _check_external_data(tensor, path)
+        else:
+            _check_data(tensor, path)
     try:
         model = ir.serde.deserialize_model(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
-        CheckerPass()(model)
-    except (ir.passes.PassError, onnx.checker.ValidationError, ValueError, KeyError, TypeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        onnx.checker.check_model(str(path))
+    except _INVALID as error:
+        reason = str(_root_cause(error)).strip().splitlines()
         raise InputError(
-            f"{path} is not a valid ONNX model: {reason}", remedy="export the model again"
+            f"{path} is not a valid ONNX model: {reason[0] if reason else type(error).__name__}",
+            remedy="export the model again",
         ) from error
     return model
 
 
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+_INVALID = (
+    ir.serde.SerdeError,
+    onnx.checker.ValidationError,
+    ValueError,
+    KeyError,
+    TypeError,
+)
+"""What onnx and onnx_ir raise when a model breaks the standard."""
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _check_data(tensor: onnx.TensorProto, path: Path) -> None:
+    try:
+        onnx.numpy_helper.to_array(tensor)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"{path}: the data of {tensor.name!r} does not fit its type and shape",
+            remedy="export the model again",
+        ) from error
+
+
+def _check_external_data(tensor: onnx.TensorProto, path: Path) -> None:
     folder = path.parent.resolve()
-    for tensor in onnx.external_data_helper._get_all_tensors(proto):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
+    try:
         info = onnx.external_data_helper.ExternalDataInfo(tensor)
-        target = (folder / info.location).resolve()
-        if Path(info.location).is_absolute() or not target.is_relative_to(folder):
-            raise InputError(
-                f"{path}: the data of {tensor.name!r} lies outside the model's folder",
-                expected="a file below it",
-            )
-        if not target.is_file():
-            raise InputError(
-                f"{path}: the data file {info.location!r} is missing", remedy="copy it beside the model"
-            )
-        if (info.offset or 0) + (info.length or 0) > target.stat().st_size:
-            raise InputError(
-                f"{path}: the data file {info.location!r} is truncated", remedy="copy or export it again"
-            )
+        offset, size = int(info.offset or 0), _bytes(tensor)
+        damaged = min(offset, *tensor.dims) < 0 or (info.length is not None and int(info.length) != size)
+    except ValueError:
+        damaged = True
+    if damaged:
+        raise InputError(
+            f"{path}: the place of the data of {tensor.name!r} does not fit its type and shape",
+            remedy="export the model again",
+        )
+    target = (folder / info.location).resolve()
+    if Path(info.location).is_absolute() or not target.is_relative_to(folder):
+        raise InputError(
+            f"{path}: the data of {tensor.name!r} lies outside the model's folder",
+            expected="a file below it",
+        )
+    if not target.is_file():
+        raise InputError(
+            f"{path}: the data file {info.location!r} is missing", remedy="copy it beside the model"
+        )
+    if offset + size > target.stat().st_size:
+        raise InputError(
+            f"{path}: the data file {info.location!r} is truncated", remedy="copy or export it again"
+        )
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    return -(-math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth // 8)
 
 
 def save_model(model: ir.Model, path: str | Path) -> Path:
@@ -110,24 +153,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place only if the block ends without an error.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The file cannot be written: no such folder, no permission, no space.
     """
-    path = Path(path)
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         os.close(handle)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}", remedy="choose another output path"
-        ) from error
-    temporary = Path(name)
-    try:
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}", remedy="choose another output path"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:
