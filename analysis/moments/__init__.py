@@ -1,0 +1,14 @@
+"""Moments of values and gradients, propagated through the graph with the actual weights."""
+
+from .engine import Assumptions, Note, Propagation, propagate
+from .state import GradientMoments, Moments, ParameterGradient
+
+__all__ = [
+    "Assumptions",
+    "GradientMoments",
+    "Moments",
+    "Note",
+    "ParameterGradient",
+    "Propagation",
+    "propagate",
+]

@@ -1,0 +1,126 @@
+"""Elementwise functions of Gaussian tensors: moments of what they give, and how gradients pass back through them.
+
+The gradient that arrives at the end of a chain of elementwise ops is taken as independent of the chain's slope there (the
+gradient independence assumption: Schoenholz 2017; Yang 2020), so its moments are multiplied by those of the slope. Several
+ends of one latent (x and sigmoid(x) of x sigmoid(x), a skip beside an activation) keep slopes of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .correlation import correlation, cross_covariance, pairs, second_moments
+from .quadrature import NODES, Array, expectation
+from .state import Curve, GradientMoments, Moments
+
+__all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
+
+_MAX_CURVE_SIZE = 4_000_000
+"""Numbers in a curve beyond which the positions of a channel share one function."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A gradient that arrived at the end of a chain.
+
+    Attributes:
+        gradient: The gradient there.
+        end: The end as a function of the latent, at the nodes.
+        slope: The chain's slope from here to the end, at the nodes.
+    """
+
+    gradient: GradientMoments
+    end: Array
+    slope: Array
+
+
+def as_latent(name: str, moments: Moments) -> Moments:
+    """The tensor as the identity of itself."""
+    mean, std = moments.mean, np.sqrt(moments.variance)
+    if mean.size * NODES.size > _MAX_CURVE_SIZE and mean.ndim > 1:
+        axes = tuple(range(1, mean.ndim))
+        mean = moments.mean.mean(axes, keepdims=True)
+        std = np.sqrt(moments.variance.mean(axes, keepdims=True))
+    values = mean + std * broadcast_nodes(mean.ndim)
+    return Moments(moments.mean, moments.variance, moments.covariance, Curve(name, values))
+
+
+def broadcast_nodes(rank: int) -> Array:
+    """The nodes, shaped to broadcast against `rank` axes of elements."""
+    return NODES.reshape(-1, *[1] * rank)
+
+
+def curve_moments(curve: Curve, latent: Moments) -> Moments:
+    """Moments of a function of `latent`."""
+    with np.errstate(all="ignore"):
+        mean = expectation(curve.values)
+        variance = expectation((curve.values - mean) ** 2)
+        rho = correlation(latent)
+        covariance = None
+        if rho is not None and np.all(np.isfinite(variance)):
+            covariance = _with_variance(second_moments(curve.values, rho) - pairs(mean), variance)
+    shape = latent.shape
+    return Moments(np.broadcast_to(mean, shape), np.broadcast_to(variance, shape), covariance, curve)
+
+
+def _with_variance(covariance: Array, variance: Array) -> Array:
+    """Make the diagonal exact."""
+    if variance.ndim == 1:
+        np.fill_diagonal(covariance, variance)
+    return covariance
+
+
+def through(seed: Seed, latent: Moments) -> GradientMoments:
+    """The gradient with respect to the latent of what arrived at the end of a chain."""
+    gradient, slope, xi = seed.gradient, seed.slope, broadcast_nodes(latent.mean.ndim)
+    with np.errstate(all="ignore"):
+        rho = correlation(latent)
+        b0, b1 = expectation(slope), expectation(slope * xi)
+        mean = gradient.mean * b0
+        if gradient.hessian is not None and rho is not None:
+            # The gradient moves with the end, and the end with the slope.
+            mean = mean + np.sum(gradient.hessian * cross_covariance(slope, seed.end, rho), 1)
+        tilt = gradient.mean * b1
+        variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
+        covariance, tilted_total = _second_order(gradient, slope, latent, mean, b1)
+        hessian = _hessian(gradient, slope, tilt, latent)
+    cancelled = gradient.cancelled * _per_channel(b0**2)
+    return GradientMoments(mean, variance, covariance, cancelled, tilt, tilted_total, hessian)
+
+
+def _hessian(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> Array | None:
+    """Gauss-Newton part slope' H slope, and the function's own curvature E[gradient slope'] = tilt / sigma (Stein)."""
+    if latent.mean.ndim != 1:
+        return None
+    rho, std = correlation(latent), np.sqrt(latent.variance)
+    curvature = np.diag(np.divide(tilt, std, out=np.zeros_like(tilt), where=std > 0))
+    if gradient.hessian is None or rho is None:
+        return curvature
+    return gradient.hessian * second_moments(slope, rho) + curvature
+
+
+def _second_order(
+    gradient: GradientMoments, slope: Array, latent: Moments, mean: Array, b1: Array
+) -> tuple[Array | None, Array]:
+    """Covariance of the gradient, and variance of its product with the standardised latent summed over positions."""
+    xi, rho = broadcast_nodes(latent.mean.ndim), correlation(latent)
+    cancelled = gradient.cancelled * _per_channel(b1**2)
+    if latent.mean.ndim == 1:
+        covariance = None
+        if rho is not None:
+            raw = gradient.known_covariance + pairs(gradient.mean)
+            covariance = raw * second_moments(slope, rho) - pairs(mean)
+        tilted = gradient.second * expectation((slope * xi) ** 2) - (gradient.mean * b1) ** 2
+        return covariance, np.maximum(tilted - cancelled, 0.0)
+    assert rho is not None
+    axes, count = tuple(range(1, latent.mean.ndim)), latent.mean[0].size
+    raw = gradient.known_covariance + pairs(gradient.mean)
+    covariance = raw * second_moments(slope, rho) - pairs(mean)
+    tilted = count * np.sum(raw * second_moments(slope * xi, rho) - pairs(gradient.mean * b1), axes)
+    return covariance, np.maximum(tilted - cancelled, 0.0)
+
+
+def _per_channel(elements: Array) -> Array:
+    return elements if elements.ndim == 1 else elements.mean(tuple(range(1, elements.ndim)))

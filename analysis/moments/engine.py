@@ -1,0 +1,348 @@
+"""Carries moments forward through a gradient graph's forward part, and gradient moments back. Nothing is executed.
+
+The engine does once what every rule would otherwise repeat: it follows shared tensors (weights, and what is computed from weights
+alone), finds the latent of a chain of elementwise ops, adds up what several consumers send back, and passes an op that no rule
+knows, saying so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from ...graph.gradient_graph import GradientGraph
+from ...graph.gradients.engine import DIFFERENTIATES
+from ...graph.gradients.normalization import BATCH_STATISTICS
+from .curves import Seed, as_latent, through
+from .elementwise_op import evaluate_node, partial_derivatives
+from .loss import output_gradient
+from .quadrature import NODES, Array
+from .site import Contribution, Operand, Site, Transfer
+from .state import GradientMoments, Moments, ParameterGradient
+from .transfer import elementwise, shape, unknown
+from .transfer.table import MOVES, TABLE
+
+__all__ = ["Assumptions", "Note", "Propagation", "propagate"]
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What a prediction takes for granted.
+
+    Attributes:
+        batch_size: Examples in a batch.
+        mean: Mean of every input element.
+        variance: Variance of every input element.
+    """
+
+    batch_size: int = 32
+    mean: float = 0.0
+    variance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """An approximation that the propagation made at a node, in words."""
+
+    node: ir.Node
+    text: str
+
+
+@dataclass
+class Propagation:
+    """The moments of every tensor on the way from the inputs to the loss.
+
+    Attributes:
+        gradients: The graph.
+        assumptions: What was taken for granted.
+        nodes: The forward nodes that the loss depends on, in order.
+        output: The model's output that the loss is taken of.
+        values: Moments of each tensor that depends on the example; the value of each that does not.
+        arrived: Gradient of each tensor that depends on the example.
+        shared: Gradient of each tensor that does not.
+        notes: Approximations.
+    """
+
+    gradients: GradientGraph
+    assumptions: Assumptions
+    nodes: tuple[ir.Node, ...]
+    output: ir.Value
+    values: dict[ir.Value, Operand] = field(default_factory=dict)
+    arrived: dict[ir.Value, GradientMoments] = field(default_factory=dict)
+    shared: dict[ir.Value, ParameterGradient] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+
+def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation:
+    """Moments of every value and gradient of `gradients` at the present weights."""
+    output = gradients.onnx.graph.outputs[1]
+    nodes = _ancestors(gradients.onnx.graph, output)
+    state = Propagation(gradients, assumptions, nodes, output)
+    with np.errstate(all="ignore"):
+        _Forward(state).run()
+        _Backward(state).run()
+    return state
+
+
+def differentiable_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The inputs that moments flow through: the statistics of a batch belong to its BatchNormalization."""
+    return node.inputs[:3] if BATCH_STATISTICS in node.metadata_props else node.inputs
+
+
+def _ancestors(graph: ir.Graph, output: ir.Value) -> tuple[ir.Node, ...]:
+    needed, kept = {output}, []
+    for node in reversed(list(graph)):
+        if DIFFERENTIATES not in node.metadata_props and any(value in needed for value in node.outputs):
+            kept.append(node)
+            needed.update(value for value in differentiable_inputs(node) if value is not None)
+    return tuple(reversed(kept))
+
+
+class _Forward:
+    """Values, from the inputs to the output."""
+
+    def __init__(self, state: Propagation) -> None:
+        self.state, self.values = state, state.values
+        self.latents: dict[str, ir.Value] = {}
+
+    def run(self) -> None:
+        for spec in self.state.gradients.source.inputs:
+            value = next(v for v in self.state.gradients.onnx.graph.inputs if v.name == spec.name)
+            self.values[value] = self._input(value)
+        for node in self.state.nodes:
+            for value, moments in zip(node.outputs, self._node(node), strict=False):
+                self.values[value] = moments
+
+    def _input(self, value: ir.Value) -> Moments:
+        shape = _example_shape(value)
+        assumed = self.state.assumptions
+        return Moments(np.full(shape, assumed.mean), np.full(shape, assumed.variance))
+
+    def _operand(self, value: ir.Value | None) -> Operand:
+        if value is None:
+            return None
+        if value not in self.values:
+            assert value.const_value is not None, f"{value.name} has neither a producer nor a value"
+            self.values[value] = value.const_value.numpy()
+        return self.values[value]
+
+    def _node(self, node: ir.Node) -> Sequence[Operand]:
+        operands = tuple(self._operand(value) for value in differentiable_inputs(node))
+        if node.op_type == "CastLike":  # its second input gives a type only
+            return operands[:1]
+        if node.op_type in ("Shape", "Size") and isinstance(operands[0], Moments):
+            # Shapes are those of a batch of one example.
+            return evaluate_node(node, [np.zeros((1, *operands[0].shape))])
+        if not any(isinstance(operand, Moments) for operand in operands):
+            return evaluate_node(node, operands)  # type: ignore[arg-type]
+        site = Site(node, operands, (), self.state.assumptions.batch_size)
+        if node.op_type in elementwise.OPS and node.domain == "":
+            return self._elementwise(site)
+        return self._transfer(site)
+
+    def _transfer(self, site: Site) -> Sequence[Moments]:
+        entry = TABLE.get(site.node.op_type) if site.node.domain == "" else None
+        if entry is None:
+            return self._unknown(site, "no rule carries moments through it")
+        if entry.approximation:
+            self.state.notes.append(Note(site.node, entry.approximation))
+        try:
+            return entry.forward(site)
+        except unknown.UnknownTransferError as error:
+            return self._unknown(site, str(error))
+
+    def _unknown(self, site: Site, why: str) -> Sequence[Moments]:
+        self.state.notes.append(Note(site.node, f"{why}; {unknown.APPROXIMATION}"))
+        return unknown.forward(site, [_example_shape(value) for value in site.node.outputs])
+
+    def _elementwise(self, site: Site) -> Sequence[Moments]:
+        inputs = differentiable_inputs(site.node)
+        latents = {self._latent_name(inputs[index]) for index in site.varying}
+        shape = {site.moments(index).shape for index in site.varying} | {_broadcast_shape(site)}
+        if len(latents) > 1 or len(shape) > 1:
+            if site.node.op_type in elementwise.INDEPENDENT:
+                return elementwise.independent_forward(site)
+            return self._unknown(site, "its operands are no functions of one Gaussian")
+        for index in site.varying:
+            value = inputs[index]
+            assert value is not None
+            if site.moments(index).curve is None:
+                self.values[value] = as_latent(value.name or "", site.moments(index))
+                self.latents[value.name or ""] = value
+        operands = tuple(self._operand(value) for value in inputs)
+        return elementwise.forward(
+            Site(site.node, operands, (), site.batch_size), self._latent(latents.pop())
+        )
+
+    def _latent_name(self, value: ir.Value | None) -> str:
+        assert value is not None
+        moments = self.values[value]
+        assert isinstance(moments, Moments)
+        return (value.name or "") if moments.curve is None else moments.curve.latent
+
+    def _latent(self, name: str) -> Moments:
+        moments = self.values[self.latents[name]]
+        assert isinstance(moments, Moments)
+        return moments
+
+
+class _Backward:
+    """Gradients, from the output to the inputs and parameters."""
+
+    def __init__(self, state: Propagation) -> None:
+        self.state, self.values = state, state.values
+        self.plain: dict[ir.Value, GradientMoments] = {}
+        self.seeds: dict[ir.Value, dict[int, Seed]] = defaultdict(dict)
+        self.by_name = {value.name: value for value in state.values}
+
+    def run(self) -> None:
+        output = self.state.output
+        moments = self.values[output]
+        assert isinstance(moments, Moments)
+        self.plain[output] = output_gradient(self.state.gradients.loss, moments)
+        for node in reversed(self.state.nodes):
+            self._node(node)
+        for value in list(self.values):
+            if value.producer() is None and isinstance(self.values[value], Moments):
+                self._settle(value)
+
+    def _node(self, node: ir.Node) -> None:
+        inputs = differentiable_inputs(node)
+        operands = tuple(None if value is None else self.values[value] for value in inputs)
+        results = tuple(self.values.get(value) for value in node.outputs)
+        if not any(isinstance(result, Moments) for result in results):
+            self._static(node, operands)
+        elif self._is_on_curve(node.outputs[0]):
+            self._curve(node, operands)
+        else:
+            self._transfer(node, operands, results)
+
+    def _is_on_curve(self, value: ir.Value) -> bool:
+        moments = self.values[value]
+        return (
+            isinstance(moments, Moments) and moments.curve is not None and moments.curve.latent != value.name
+        )
+
+    def _transfer(self, node: ir.Node, operands: tuple[Operand, ...], results: Sequence[Operand]) -> None:
+        gradients = [self._settle(value) for value in node.outputs]
+        if all(gradient is None for gradient in gradients):
+            return
+        moments = tuple(result for result in results if isinstance(result, Moments))
+        site = Site(node, operands, moments, self.state.assumptions.batch_size)
+        for value, contribution in zip(
+            differentiable_inputs(node), self._rule(site)(site, gradients), strict=False
+        ):
+            self._add(value, contribution)
+
+    def _rule(self, site: Site) -> Transfer.backward:  # type: ignore[name-defined]
+        if any(note.node is site.node and unknown.APPROXIMATION in note.text for note in self.state.notes):
+            return unknown.backward
+        if site.node.op_type in elementwise.INDEPENDENT:
+            return elementwise.independent_backward
+        return TABLE[site.node.op_type].backward
+
+    def _curve(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:
+        value = node.outputs[0]
+        moments = self.values[value]
+        assert isinstance(moments, Moments) and moments.curve is not None
+        latent = self.values[self.by_name[moments.curve.latent]]
+        assert isinstance(latent, Moments)
+        self._settle(value, latent)
+        seeds = dict(self.seeds.pop(value, {}))
+        if value in self.plain:
+            own = self.plain[value]
+            seeds[id(own)] = Seed(own, moments.curve.values, np.ones((NODES.size, *[1] * len(latent.shape))))
+        if not seeds:
+            return
+        site = Site(node, operands, (moments,), self.state.assumptions.batch_size)
+        received = elementwise.backward(site, list(seeds.values()), latent)
+        for target, contribution in zip(differentiable_inputs(node), received, strict=True):
+            if isinstance(contribution, list):
+                assert target is not None
+                for seed in contribution:
+                    self._add_seed(target, seed)
+            else:
+                self._add(target, contribution)
+
+    def _add_seed(self, value: ir.Value, seed: Seed) -> None:
+        """Paths from one end of a chain add up before they are squared."""
+        key, held = id(seed.gradient), self.seeds[value]
+        held[key] = replace(seed, slope=held[key].slope + seed.slope) if key in held else seed
+
+    def _add(self, value: ir.Value | None, contribution: Contribution) -> None:
+        if value is None or contribution is None:
+            return
+        if isinstance(contribution, ParameterGradient):
+            earlier = self.state.shared.get(value)
+            self.state.shared[value] = contribution if earlier is None else earlier + contribution
+        else:
+            held = self.plain.get(value)
+            self.plain[value] = contribution if held is None else held + contribution
+
+    def _settle(self, value: ir.Value, latent: Moments | None = None) -> GradientMoments | None:
+        """Add up what has arrived at a tensor, from the ends of its chains too."""
+        moments = self.values.get(value)
+        if not isinstance(moments, Moments):
+            return None
+        total = self.plain.get(value)
+        for seed in self.seeds.get(value, {}).values():
+            passed = through(seed, latent or moments)
+            total = passed if total is None else total + passed
+        if total is not None:
+            self.state.arrived[value] = total
+        return total
+
+    def _static(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:
+        """Weights that are moved or scaled before they are used."""
+        gradient = self.state.shared.get(node.outputs[0])
+        if gradient is None:
+            return
+        site = Site(node, operands, (), self.state.assumptions.batch_size)
+        if node.op_type in MOVES:
+            contributions = shape.static_backward(site, gradient)
+        else:
+            contributions = _scaled(node, operands, gradient)
+        for value, contribution in zip(node.inputs, contributions, strict=False):
+            self._add(value, contribution)
+
+
+def _scaled(
+    node: ir.Node, operands: Sequence[Operand], gradient: ParameterGradient
+) -> list[ParameterGradient | None]:
+    """An elementwise function of weights: each receives the gradient times the function's slope there."""
+    if node.op_type not in elementwise.OPS:
+        return []
+    received: list[ParameterGradient | None] = []
+    for operand, slope in zip(operands, partial_derivatives(node, operands), strict=True):  # type: ignore[arg-type]
+        if slope is None or not isinstance(operand, np.ndarray):
+            received.append(None)
+        else:
+            mean, variance = gradient.mean * slope, gradient.variance * slope**2
+            received.append(
+                ParameterGradient(_unbroadcast(mean, operand.shape), _unbroadcast(variance, operand.shape))
+            )
+    return received
+
+
+def _unbroadcast(array: Array, shape: tuple[int, ...]) -> Array:
+    padded = (1,) * (array.ndim - len(shape)) + shape
+    axes = tuple(i for i, (n, k) in enumerate(zip(array.shape, padded, strict=True)) if k == 1 and n != 1)
+    return array.sum(axes, keepdims=True).reshape(shape)
+
+
+def _broadcast_shape(site: Site) -> tuple[int, ...]:
+    shapes = [
+        (1, *operand.shape) if isinstance(operand, Moments) else operand.shape
+        for operand in site.operands
+        if operand is not None
+    ]
+    return tuple(np.broadcast_shapes(*shapes)[1:])
+
+
+def _example_shape(value: ir.Value) -> tuple[int, ...]:
+    dims: Mapping[int, object] = dict(enumerate(value.shape or ()))
+    return tuple(dim if isinstance(dim, int) else 1 for index, dim in dims.items() if index > 0)

@@ -1,0 +1,45 @@
+"""Gaussian expectations of curves: functions of one standard Gaussian, given by their values at fixed nodes.
+
+A uniform grid is used instead of Gauss-Hermite nodes because activations have kinks, near which the high-order rule is no better
+and its outermost nodes overflow. Curves are arrays `[NODES, *elements]`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["NODES", "TERMS", "Array", "expectation", "hermite_coefficients"]
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+NODES: Array = np.linspace(-6.0, 6.0, 121)
+"""Points of the standard Gaussian at which curves are known."""
+
+TERMS = 8
+"""Highest order of the Hermite expansions."""
+
+_WEIGHTS: Array = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
+
+
+def _hermite() -> Array:
+    """Orthonormal Hermite polynomials of order 0 to TERMS at the nodes: h_k = He_k / sqrt(k!)."""
+    rows = [np.ones_like(NODES), NODES]
+    for order in range(1, TERMS):
+        rows.append(NODES * rows[order] - order * rows[order - 1])
+    return np.stack([row / math.sqrt(math.factorial(order)) for order, row in enumerate(rows)])
+
+
+_PROJECTION: Array = _hermite() * _WEIGHTS
+
+
+def expectation(curve: Array) -> Array:
+    """E f(xi), xi ~ N(0, 1)."""
+    return np.tensordot(_WEIGHTS, curve, 1)
+
+
+def hermite_coefficients(curve: Array) -> Array:
+    """a_k = E f(xi) h_k(xi) for k = 0 .. TERMS, as `[TERMS + 1, *elements]`: f = sum_k a_k h_k (O'Donnell 2014, ch. 11)."""
+    return np.tensordot(_PROJECTION, curve, 1)

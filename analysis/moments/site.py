@@ -1,0 +1,93 @@
+"""What a transfer rule sees: one forward node with what is known of its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+import onnx_ir as ir
+
+from .quadrature import Array
+from .state import GradientMoments, Moments, ParameterGradient
+
+__all__ = ["Contribution", "Operand", "Site", "Transfer"]
+
+Operand: TypeAlias = "Moments | Array | None"
+"""A tensor that depends on the example, one that does not (its value), or an absent input."""
+
+Contribution: TypeAlias = "GradientMoments | ParameterGradient | None"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One forward node.
+
+    Attributes:
+        node: The node.
+        operands: Its inputs.
+        results: Moments of its outputs; empty while they are being worked out.
+        batch_size: Examples in a batch.
+        notes: Approximations that rules have made here, in words.
+    """
+
+    node: ir.Node
+    operands: tuple[Operand, ...]
+    results: tuple[Moments, ...]
+    batch_size: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def x(self) -> Moments:
+        """The first input, which depends on the example."""
+        return self.moments(0)
+
+    @property
+    def y(self) -> Moments:
+        """The first output."""
+        return self.results[0]
+
+    def moments(self, index: int) -> Moments:
+        """Input `index`, which depends on the example."""
+        operand = self.operands[index]
+        assert isinstance(operand, Moments), (
+            f"input {index} of {self.node.name} does not depend on the example"
+        )
+        return operand
+
+    def array(self, index: int) -> Array:
+        """Input `index`, which does not depend on the example."""
+        operand = self.operands[index]
+        assert operand is not None and not isinstance(operand, Moments), f"input {index} of {self.node.name}"
+        return operand
+
+    def is_static(self, index: int) -> bool:
+        """Whether input `index` is present and does not depend on the example."""
+        return index < len(self.operands) and not isinstance(self.operands[index], Moments | None)
+
+    def attribute(self, name: str, default: T) -> T:
+        """The attribute's value, or `default` where the node does not have it."""
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value  # type: ignore[return-value]
+
+    @property
+    def varying(self) -> list[int]:
+        """Indices of the inputs that depend on the example."""
+        return [index for index, operand in enumerate(self.operands) if isinstance(operand, Moments)]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """An entry of the table of transfer rules.
+
+    Attributes:
+        forward: Moments of each output.
+        backward: What each input receives, given the gradient of each output (None where the loss does not depend on it).
+        approximation: What the rule passes over, in words, for the report; empty where it is as exact as the theory.
+    """
+
+    forward: Callable[[Site], Sequence[Moments]]
+    backward: Callable[[Site, Sequence[GradientMoments | None]], Sequence[Contribution]]
+    approximation: str = ""

@@ -1,0 +1,164 @@
+"""What is known of a tensor: moments of its value over the inputs, and of its gradient.
+
+A tensor `[batch, *elements]` is described by one example's elements. Its elements are `[C]` (dense) or `[C, *positions]`.
+
+Covariances come in one array whose meaning follows from the elements: for dense tensors the matrix `[C, C]`; for tensors with
+positions the autocovariance `[C, *lags]` of each channel, averaged over positions, on a torus of the positions' shape (lag 0
+first), channels taken as uncorrelated. None stands for uncorrelated elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .quadrature import Array
+
+__all__ = ["Curve", "GradientMoments", "Moments", "ParameterGradient", "white"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A tensor as an elementwise function of a Gaussian tensor, its latent.
+
+    Attributes:
+        latent: Name of the latent tensor, each element N(mean, variance).
+        values: The function at the quadrature nodes of the latent, `[NODES, *elements]`, or with positions of length 1 where
+            they share one function.
+    """
+
+    latent: str
+    values: Array
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of a tensor's value over the distribution of inputs.
+
+    Attributes:
+        mean: Mean of each element.
+        variance: Variance of each element.
+        covariance: See above.
+        curve: The tensor as a function of its latent; None where it is itself nearest to a Gaussian.
+    """
+
+    mean: Array
+    variance: Array
+    covariance: Array | None = None
+    curve: Curve | None = None
+
+    @property
+    def second(self) -> Array:
+        """E x^2 of each element."""
+        return self.variance + self.mean**2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.mean.shape
+
+    @property
+    def known_covariance(self) -> Array:
+        """The covariance, with uncorrelated elements written out."""
+        return white(self.variance) if self.covariance is None else self.covariance
+
+
+@dataclass(frozen=True)
+class GradientMoments:
+    """Moments of the gradient of one example's loss with respect to that example's elements, over inputs and targets.
+
+    Attributes:
+        mean: Mean of each element: the part that a batch does not average away.
+        variance: Variance of each element.
+        covariance: As for values.
+        cancelled: Per channel, how much batch normalisation has taken from the variance of the sum over a batch and its
+            positions, divided by the batch size; without batch normalisation examples are independent and it is 0.
+        tilt: E[gradient x standardised value] of each element, which an elementwise function brings about.
+        tilted_total: Per channel, variance over examples of sum over positions of gradient x standardised value; None where no
+            elementwise function has said it.
+        hessian: E[d gradient_c / d value_d] of dense tensors, `[C, C]`: the gradient moves with the value that it belongs to, and
+            so with everything that this value moves with. None counts as 0.
+    """
+
+    mean: Array
+    variance: Array
+    covariance: Array | None
+    cancelled: Array
+    tilt: Array
+    tilted_total: Array | None = None
+    hessian: Array | None = None
+
+    @property
+    def second(self) -> Array:
+        """E[gradient^2] of each element."""
+        return self.variance + self.mean**2
+
+    @property
+    def known_covariance(self) -> Array:
+        """The covariance, with uncorrelated elements written out."""
+        return white(self.variance) if self.covariance is None else self.covariance
+
+    @property
+    def total(self) -> Array:
+        """Per channel, variance of the gradient's sum over a batch and its positions, divided by the batch size."""
+        if self.mean.ndim == 1:
+            return np.maximum(self.variance - self.cancelled, 0.0)
+        axes = tuple(range(1, self.mean.ndim))
+        count = self.mean[0].size
+        return np.maximum(count * self.known_covariance.sum(axes) - self.cancelled, 0.0)
+
+    @classmethod
+    def of(
+        cls, mean: Array, variance: Array, covariance: Array | None = None, hessian: Array | None = None
+    ) -> GradientMoments:
+        """Moments of independent examples."""
+        channels = mean.shape[:1]
+        return cls(mean, variance, covariance, np.zeros(channels), np.zeros(mean.shape), hessian=hessian)
+
+    def __add__(self, other: GradientMoments) -> GradientMoments:
+        """The sum of what two consumers send back, as uncorrelated."""
+        covariance = None
+        if self.covariance is not None or other.covariance is not None:
+            covariance = self.known_covariance + other.known_covariance
+        totals = [t for t in (self.tilted_total, other.tilted_total) if t is not None]
+        hessians = [h for h in (self.hessian, other.hessian) if h is not None]
+        return GradientMoments(
+            self.mean + other.mean,
+            self.variance + other.variance,
+            covariance,
+            self.cancelled + other.cancelled,
+            self.tilt + other.tilt,
+            sum(totals[1:], totals[0]) if totals else None,
+            sum(hessians[1:], hessians[0]) if hessians else None,
+        )
+
+
+@dataclass(frozen=True)
+class ParameterGradient:
+    """The gradient of a tensor that all examples share.
+
+    Attributes:
+        mean: Mean of each element, over batches.
+        variance: Variance of each element for a batch of one.
+    """
+
+    mean: Array
+    variance: Array
+
+    def __add__(self, other: ParameterGradient) -> ParameterGradient:
+        return ParameterGradient(self.mean + other.mean, self.variance + other.variance)
+
+    def mean_square(self, batch_size: int) -> float:
+        """E of the mean of squares over the elements, for the mean over a batch."""
+        return float(np.mean(self.variance) / batch_size + np.mean(self.mean**2))
+
+
+def white(variance: Array) -> Array:
+    """The covariance of uncorrelated elements."""
+    if variance.ndim == 1:
+        return np.diag(variance)
+    covariance = np.zeros(variance.shape)
+    axes = tuple(range(1, variance.ndim))
+    covariance[(slice(None), *[0] * len(axes))] = variance.mean(axes)
+    return covariance

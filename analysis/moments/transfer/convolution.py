@@ -1,0 +1,285 @@
+"""Convolutions, and average pooling as one.
+
+Mean and variance are carried for each position by convolving with W and W o W; the variance is then corrected for the correlation
+of neighbouring positions, which the autocovariance carries: with A(t) = sum_k W(k) W(k + t) for each pair of channels,
+
+    K_y(lag) = sum_i (A_i * K_i)(lag)
+
+on the torus, read at every stride-th lag. Backward the same with W transposed and the lags spread out. The weight's gradient sums
+dy(p) x(p + k) over positions:
+
+    E = corr(m, mu) + W o corr(tilt / sigma, v)
+    Var = [corr(s, E x^2) - corr(m^2, mu^2)] raw / white / batch
+    raw = sum_lag K_dy K_x + m^2 sum_lag K_x + total / n mu^2 + K_dy(0) Var_p(mu),     white: raw if both were uncorrelated
+
+m, s, mu, v, n: mean and second moment of dy, mean and variance of x, positions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..quadrature import Array
+from ..site import Contribution, Site
+from ..state import GradientMoments, Moments, ParameterGradient
+
+__all__ = [
+    "Geometry",
+    "average_pool_backward",
+    "average_pool_forward",
+    "backward",
+    "forward",
+    "lag0",
+    "strided",
+    "through_taps",
+]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Stride, dilation and padding of each spatial axis, and groups."""
+
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    groups: int
+    kernel: tuple[int, ...]
+
+    @classmethod
+    def of(cls, site: Site, kernel: tuple[int, ...], groups: int) -> Geometry:
+        """From a node's attributes."""
+        rank = len(kernel)
+        pads = tuple(site.attribute("pads", (0,) * (2 * rank)))
+        return cls(
+            tuple(site.attribute("strides", (1,) * rank)),
+            tuple(site.attribute("dilations", (1,) * rank)),
+            tuple(zip(pads[:rank], pads[rank:], strict=True)),
+            groups,
+            kernel,
+        )
+
+    def windows(self, x: Array) -> Array:
+        """Padded input read at every tap: `[C, *kernel, *output positions]`, without copying."""
+        padded = np.pad(x, ((0, 0), *self.pads))
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
+        rank = len(self.kernel)
+        view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(1, rank + 1)))
+        steps = (slice(None), *(slice(None, None, s) for s in self.strides))
+        taps = tuple(slice(None, None, d) for d in self.dilations)
+        return np.moveaxis(view[(*steps, *taps)], range(-rank, 0), range(1, rank + 1))
+
+    def convolve(self, x: Array, weight: Array) -> Array:
+        """x `[C, *S]`, weight `[O, C / groups, *kernel]`."""
+        rank, columns = len(self.kernel), self.windows(x)
+        parts = [
+            np.tensordot(w, c, rank + 1)
+            for w, c in zip(np.split(weight, self.groups), np.split(columns, self.groups), strict=True)
+        ]
+        return np.concatenate(parts)
+
+    def transpose(self, y: Array, weight: Array, shape: tuple[int, ...]) -> Array:
+        """The adjoint of `convolve`, for an input of this shape."""
+        groups = zip(np.split(weight, self.groups), np.split(y, self.groups), strict=True)
+        columns = np.concatenate([np.tensordot(w, g, (0, 0)) for w, g in groups])
+        lengths = [n + before + after for n, (before, after) in zip(shape[1:], self.pads, strict=True)]
+        padded = np.zeros((shape[0], *lengths))
+        for tap in itertools.product(*(range(k) for k in self.kernel)):
+            where = tuple(
+                slice(t * d, t * d + (n - 1) * s + 1, s)
+                for t, d, s, n in zip(tap, self.dilations, self.strides, y.shape[1:], strict=True)
+            )
+            padded[(slice(None), *where)] += columns[(slice(None), *tap)]
+        inner = tuple(slice(before, before + n) for n, (before, _) in zip(shape[1:], self.pads, strict=True))
+        return padded[(slice(None), *inner)]
+
+    def correlate(self, y: Array, x: Array) -> Array:
+        """sum over positions of y(p) x(p + k), `[O, C / groups, *kernel]`."""
+        rank, columns = len(self.kernel), self.windows(x)
+        positions = tuple(range(1, rank + 1)), tuple(range(rank + 1, 2 * rank + 1))
+        parts = [
+            np.tensordot(g, c, positions)
+            for g, c in zip(np.split(y, self.groups), np.split(columns, self.groups), strict=True)
+        ]
+        return np.concatenate(parts)
+
+
+def forward(site: Site) -> Sequence[Moments]:
+    """y = W * x + b."""
+    weight, geometry = _weight(site)
+    y = _forward(site.x, weight, geometry)
+    if site.is_static(2):
+        y = Moments(y.mean + site.array(2).reshape(-1, *[1] * (y.mean.ndim - 1)), y.variance, y.covariance)
+    return [y]
+
+
+def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The adjoint, and the sums over positions above."""
+    dy = gradients[0]
+    assert dy is not None
+    weight, geometry = _weight(site)
+    positions = tuple(range(1, dy.mean.ndim))
+    dbias = ParameterGradient(dy.mean.sum(positions), dy.total) if site.is_static(2) else None
+    return _backward(site.x, dy, weight, geometry), _weight_gradient(site, dy, weight, geometry), dbias
+
+
+def average_pool_forward(site: Site) -> Sequence[Moments]:
+    """A convolution of each channel with equal weights; at a padded border the mean counts the padding."""
+    return [_forward(site.x, *_pool_weight(site))]
+
+
+def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The adjoint."""
+    dy = gradients[0]
+    assert dy is not None
+    return [_backward(site.x, dy, *_pool_weight(site))]
+
+
+def _weight(site: Site) -> tuple[Array, Geometry]:
+    weight = site.array(1).astype(np.float64)
+    return weight, Geometry.of(site, weight.shape[2:], site.attribute("group", 1))
+
+
+def _pool_weight(site: Site) -> tuple[Array, Geometry]:
+    kernel, channels = tuple(site.attribute("kernel_shape", ())), site.x.shape[0]
+    return np.full((channels, 1, *kernel), 1.0 / np.prod(kernel)), Geometry.of(site, kernel, channels)
+
+
+def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
+    mean, variance = geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2)
+    covariance = through_taps(x.known_covariance, weight, geometry)
+    white_lag0 = _white_lag0(x.known_covariance, weight, geometry)
+    variance = variance * _ratio(lag0(covariance), white_lag0, variance)
+    covariance = strided(covariance, geometry.strides, variance.shape[1:])
+    return Moments(mean, variance, _normalised(covariance, variance))
+
+
+def _backward(x: Moments, dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
+    mean = geometry.transpose(dy.mean, weight, x.shape)
+    variance = geometry.transpose(dy.variance, weight**2, x.shape)
+    spread = _spread(dy.known_covariance, geometry.strides, x.shape[1:])
+    turned = _transposed(weight, geometry.groups)
+    covariance = through_taps(spread, turned, geometry)
+    ratio = _ratio(lag0(covariance), _white_lag0(spread, turned, geometry), variance)
+    variance = variance * ratio
+    sums = weight.sum(tuple(range(2, weight.ndim))) ** 2
+    cancelled = np.concatenate(
+        [
+            c @ s
+            for c, s in zip(
+                np.split(dy.cancelled, geometry.groups), np.split(sums, geometry.groups), strict=True
+            )
+        ]
+    )
+    return GradientMoments(mean, variance, _normalised(covariance, variance), cancelled, np.zeros(mean.shape))
+
+
+def _weight_gradient(site: Site, dy: GradientMoments, weight: Array, geometry: Geometry) -> ParameterGradient:
+    x, y = site.x, site.y
+    std = np.sqrt(y.variance)
+    tilt = np.divide(dy.tilt, std, out=np.zeros_like(std), where=std > 0)
+    mean = geometry.correlate(dy.mean, x.mean) + weight * geometry.correlate(tilt, x.variance)
+    variance = geometry.correlate(dy.second, x.second) - geometry.correlate(dy.mean**2, x.mean**2)
+    ratio = _correlated_positions(x, dy, geometry)
+    return ParameterGradient(
+        mean, np.maximum(variance, 0.0) * ratio.reshape(*ratio.shape, *[1] * len(geometry.kernel))
+    )
+
+
+def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -> Array:
+    """raw / white for each pair of channels, `[O, C / groups]`."""
+    positions = tuple(range(1, x.mean.ndim))
+    count = dy.mean[0].size
+    k_x = strided(x.known_covariance, geometry.strides, dy.mean.shape[1:])
+    k_dy, m2 = dy.known_covariance, np.mean(dy.mean**2, positions)
+    mu = x.mean.mean(positions)
+    var_mu = x.mean.var(positions)
+    parts = []
+    outputs, inputs = (np.split(np.arange(n), geometry.groups) for n in (len(k_dy), len(k_x)))
+    for o, i in zip(outputs, inputs, strict=True):
+        lags = k_dy[o].reshape(len(o), -1) @ k_x[i].reshape(len(i), -1).T
+        raw = lags + np.outer(m2[o], k_x[i].sum(positions)) + np.outer(dy.total[o] / count, mu[i] ** 2)
+        raw = raw + np.outer(lag0(k_dy[o]), var_mu[i])
+        white = np.outer(lag0(k_dy[o]), lag0(k_x[i]) + mu[i] ** 2 + var_mu[i]) + np.outer(m2[o], lag0(k_x[i]))
+        parts.append(np.divide(raw, white, out=np.ones_like(raw), where=white > 0))
+    return np.maximum(np.concatenate(parts), 0.0)
+
+
+def _transposed(weight: Array, groups: int) -> Array:
+    """Weights of the adjoint convolution: `[C, O / groups, *kernel]`, taps reversed."""
+    rank = weight.ndim - 2
+    flipped = np.flip(weight, tuple(range(2, rank + 2)))
+    return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(flipped, groups)])
+
+
+def through_taps(covariance: Array, weight: Array, geometry: Geometry) -> Array:
+    """Autocovariance after a convolution of stride 1, on the torus of the input's positions."""
+    lengths = covariance.shape[1:]
+    axes = tuple(range(-len(lengths), 0))
+    spectrum = np.fft.rfftn(covariance, axes=axes)
+    response = np.abs(np.fft.rfftn(_on_torus(weight, geometry.dilations, lengths), axes=axes)) ** 2
+    parts = [
+        np.einsum("oi...,i...->o...", w, s)
+        for w, s in zip(np.split(response, geometry.groups), np.split(spectrum, geometry.groups), strict=True)
+    ]
+    return np.fft.irfftn(np.concatenate(parts), s=lengths, axes=axes)
+
+
+def _on_torus(weight: Array, dilations: Sequence[int], lengths: Sequence[int]) -> Array:
+    """The kernel's taps laid on a torus, which may be shorter than the kernel."""
+    laid = np.zeros((*weight.shape[:2], *lengths))
+    for tap in itertools.product(*(range(k) for k in weight.shape[2:])):
+        where = tuple((t * d) % n for t, d, n in zip(tap, dilations, lengths, strict=True))
+        laid[(slice(None), slice(None), *where)] += weight[(slice(None), slice(None), *tap)]
+    return laid
+
+
+def _white_lag0(covariance: Array, weight: Array, geometry: Geometry) -> Array:
+    """The variance that the taps would give if positions were uncorrelated."""
+    energy = (weight**2).sum(tuple(range(2, weight.ndim)))
+    white = lag0(covariance)
+    groups = zip(np.split(energy, geometry.groups), np.split(white, geometry.groups), strict=True)
+    return np.concatenate([e @ k for e, k in groups])
+
+
+def lag0(covariance: Array) -> Array:
+    return covariance.reshape(len(covariance), -1)[:, 0]
+
+
+def _ratio(numerator: Array, denominator: Array, like: Array) -> Array:
+    ratio = np.divide(numerator, denominator, out=np.ones_like(numerator), where=denominator > 0)
+    return np.maximum(ratio, 0.0).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _normalised(covariance: Array, variance: Array) -> Array:
+    """Scaled so that lag 0 is the mean variance over the positions."""
+    mean = variance.mean(tuple(range(1, variance.ndim)))
+    return covariance * _ratio(mean, lag0(covariance), covariance)
+
+
+def _signed_lags(length: int) -> Array:
+    """The lags of a torus in its own order: 0, 1, ..., -2, -1."""
+    return np.fft.fftfreq(length, 1.0 / length).round().astype(int)
+
+
+def strided(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -> Array:
+    """Every stride-th lag, on the smaller torus."""
+    for axis, (stride, length) in enumerate(zip(strides, lengths, strict=True), start=1):
+        index = (_signed_lags(length) * stride) % covariance.shape[axis]
+        covariance = np.take(covariance, index, axis)
+    return covariance
+
+
+def _spread(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -> Array:
+    """Lags put stride apart on the larger torus; between them lie zeros, which take their share of the mean over positions."""
+    for axis, (stride, length) in enumerate(zip(strides, lengths, strict=True), start=1):
+        shape = list(covariance.shape)
+        share, shape[axis] = shape[axis] / length, length
+        wide = np.zeros(shape)
+        index = (_signed_lags(covariance.shape[axis]) * stride) % length
+        np.add.at(np.moveaxis(wide, axis, 0), index, np.moveaxis(covariance, axis, 0) * share)
+        covariance = wide
+    return covariance

@@ -1,0 +1,110 @@
+"""Matrix products with a weight that all examples share.
+
+Forward, with y = x W: mean' W, covariance W' C W, without a covariance the variance by W o W. The same maps, transposed, carry
+the gradient back. The weight's gradient is a sum over the batch of dy x', for which
+
+    E = mu m' + C W H'                      (C: covariance of x, H: hessian; Stein's lemma: dy depends on x through y = x W)
+    Var = (s v + total mu^2) / batch            (total: variance of the summed dy, which batch normalisation cancels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..quadrature import Array
+from ..site import Contribution, Site
+from ..state import GradientMoments, Moments, ParameterGradient
+
+__all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward"]
+
+COVARIANCE_LIMIT = 1024
+"""Features beyond which the covariance, cubic in them, is not carried."""
+
+
+def gemm_forward(site: Site) -> Sequence[Moments]:
+    """y = alpha x op(W) + beta c."""
+    weight = site.attribute("alpha", 1.0) * _gemm_weight(site)
+    y = _product(site.x, weight)
+    if site.is_static(2):
+        bias = site.attribute("beta", 1.0) * site.array(2).reshape(-1)
+        y = Moments(y.mean + bias, y.variance, y.covariance)
+    return [y]
+
+
+def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The transposed maps."""
+    dy, alpha = gradients[0], site.attribute("alpha", 1.0)
+    assert dy is not None
+    weight = alpha * _gemm_weight(site)
+    dweight = _weight_gradient(site, dy, weight)
+    if site.attribute("transB", 0):
+        dweight = ParameterGradient(dweight.mean.T, dweight.variance.T)
+    dweight = ParameterGradient(alpha * dweight.mean, alpha**2 * dweight.variance)
+    dbias = None
+    if site.is_static(2):
+        beta = site.attribute("beta", 1.0)
+        dbias = ParameterGradient(beta * dy.mean, beta**2 * dy.total)
+    return _transposed(dy, weight), dweight, dbias
+
+
+def matmul_forward(site: Site) -> Sequence[Moments]:
+    """y = x W, over the last axis of x."""
+    return [_product(site.x, site.array(1).astype(np.float64))]
+
+
+def matmul_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The transposed maps."""
+    dy, weight = gradients[0], site.array(1).astype(np.float64)
+    assert dy is not None
+    return _transposed(dy, weight), _weight_gradient(site, dy, weight)
+
+
+def _gemm_weight(site: Site) -> Array:
+    weight = site.array(1).astype(np.float64)
+    return weight.T if site.attribute("transB", 0) else weight
+
+
+def _product(x: Moments, weight: Array) -> Moments:
+    mean = x.mean @ weight
+    if x.mean.ndim > 1 or not _is_small(weight):
+        return Moments(mean, x.variance @ weight**2)
+    if x.covariance is None:
+        covariance = (weight.T * x.variance) @ weight
+    else:
+        covariance = weight.T @ x.covariance @ weight
+    return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance)
+
+
+def _transposed(dy: GradientMoments, weight: Array) -> GradientMoments:
+    back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T)
+    channels = back.mean.shape[0]
+    cancelled = dy.cancelled @ (weight**2).T if dy.mean.ndim == 1 else np.zeros(channels)
+    hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and _is_small(weight) else None
+    return GradientMoments(
+        back.mean, back.variance, back.covariance, cancelled, np.zeros(back.mean.shape), hessian=hessian
+    )
+
+
+def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> ParameterGradient:
+    x = site.x
+    if dy.mean.ndim > 1:
+        return _shared_over_positions(x, dy)
+    mean = np.outer(x.mean, dy.mean)
+    if dy.hessian is not None:
+        spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
+        mean = mean + spread @ dy.hessian.T
+    variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.total)
+    return ParameterGradient(mean, variance)
+
+
+def _is_small(weight: Array) -> bool:
+    return max(weight.shape) <= COVARIANCE_LIMIT
+
+
+def _shared_over_positions(x: Moments, dy: GradientMoments) -> ParameterGradient:
+    """The weight is applied at every position, and positions are taken as independent."""
+    rows, slopes = x.mean.reshape(-1, x.shape[-1]), dy.mean.reshape(-1, dy.mean.shape[-1])
+    second = x.second.reshape(rows.shape).T @ dy.second.reshape(slopes.shape)
+    return ParameterGradient(rows.T @ slopes, np.maximum(second - (rows**2).T @ slopes**2, 0.0))

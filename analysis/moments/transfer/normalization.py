@@ -1,0 +1,260 @@
+"""Normalisation layers, whose statistics are taken as they are on average, and dropout.
+
+With y = gamma xhat + beta and dxhat = gamma dy:
+
+    dx = 1 / std (dxhat - <dxhat> - xhat <dxhat xhat>)          (Ioffe 2015; Ba 2016)
+
+In BatchNormalization <.> runs over the batch and its positions: the sum of dx over them is 0 (`cancelled`), and the coherent part of
+<dy xhat> is the tilt that the following activation brings about. In LayerNormalization <.> runs over one example's features:
+centring is exact, and the projection along xhat takes the share 1 / features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ....graph.gradients.normalization import BATCH_STATISTICS
+from ..correlation import correlation
+from ..quadrature import Array
+from ..site import Contribution, Site
+from ..state import GradientMoments, Moments, ParameterGradient
+
+__all__ = [
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+]
+
+
+def batch_norm_forward(site: Site) -> Sequence[Moments]:
+    """Each channel to mean beta and standard deviation gamma, over the batch and its positions."""
+    x, (mean, std) = site.x, _batch_statistics(site)
+    slope = _column(site.array(1), x) / std
+    centred = (x.mean - mean) * slope + _column(site.array(2), x)
+    return [Moments(centred, x.variance * slope**2, _scaled(x.covariance, slope))]
+
+
+def batch_norm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The formula above, and sums over the batch and its positions for gamma and beta."""
+    dy, x = gradients[0], site.x
+    assert dy is not None
+    mean, std = _batch_statistics(site)
+    slope = _column(site.array(1), x) / std
+    xhat_mean, xhat_std = (x.mean - mean) / std, np.sqrt(x.variance) / std
+    positions = tuple(range(1, x.mean.ndim))
+    tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
+    tilted_total = _tilted_total(dy, x)
+    dgamma = ParameterGradient(tilt.sum(positions), tilted_total)
+    dbeta = ParameterGradient(dy.mean.sum(positions), dy.total)
+    if BATCH_STATISTICS not in site.node.metadata_props:
+        return _rescaled(dy, slope), dgamma, dbeta
+    return _projected(site, dy, slope, tilt, tilted_total), dgamma, dbeta
+
+
+def _projected(
+    site: Site, dy: GradientMoments, slope: Array, tilt: Array, tilted_total: Array
+) -> GradientMoments:
+    x, count = site.x, site.x.mean[0].size
+    positions = tuple(range(1, x.mean.ndim))
+    along = tilt.mean(positions, keepdims=True) if positions else tilt
+    batch = site.batch_size * count**2
+    lost = _column(tilted_total / batch, x) + along**2
+    centring = _column(dy.total / batch, x)
+    mean = dy.mean - (dy.mean.mean(positions, keepdims=True) if positions else dy.mean)
+    variance = np.maximum(dy.variance - centring - lost, 1e-3 * dy.variance)
+    covariance = None
+    if positions:
+        rho = correlation(x)
+        assert rho is not None
+        covariance = dy.known_covariance - centring - lost * rho
+        covariance = covariance * _ratio(variance.mean(positions), covariance)
+    elif dy.covariance is not None:
+        shrink = np.sqrt(np.divide(variance, dy.variance, out=np.zeros_like(variance), where=dy.variance > 0))
+        covariance = dy.covariance * np.outer(shrink, shrink)
+    hessian = None if dy.hessian is None else dy.hessian - np.diag(along)
+    centred = GradientMoments(mean, variance, covariance, dy.cancelled, np.zeros(mean.shape), hessian=hessian)
+    back = _rescaled(centred, slope)
+    # Over a batch and its positions the gradient now sums to 0.
+    cancelled = back.variance if not positions else count * back.known_covariance.sum(positions)
+    return GradientMoments(
+        back.mean, back.variance, back.covariance, cancelled, back.tilt, hessian=back.hessian
+    )
+
+
+def _ratio(variance: Array, covariance: Array) -> Array:
+    """What brings lag 0 to the variance."""
+    lag0 = covariance.reshape(len(covariance), -1)[:, 0]
+    ratio = np.divide(variance, lag0, out=np.ones_like(lag0), where=lag0 > 0)
+    return ratio.reshape(-1, *[1] * (covariance.ndim - 1))
+
+
+def _tilted_total(dy: GradientMoments, x: Moments) -> Array:
+    """Variance over examples of the sum over positions of dy xhat; without an activation dy does not depend on xhat."""
+    if dy.tilted_total is not None:
+        return dy.tilted_total
+    if x.mean.ndim == 1:
+        return dy.second
+    positions, rho = tuple(range(1, x.mean.ndim)), correlation(x)
+    assert rho is not None
+    raw = dy.known_covariance + np.mean(dy.mean**2, positions, keepdims=True)
+    return x.mean[0].size * np.sum(raw * rho, positions)
+
+
+def _batch_statistics(site: Site) -> tuple[Array, Array]:
+    """Mean and standard deviation of each channel, shaped to broadcast against the elements."""
+    x, epsilon = site.x, site.attribute("epsilon", 1e-5)
+    if BATCH_STATISTICS not in site.node.metadata_props:
+        return _column(site.array(3), x), np.sqrt(_column(site.array(4), x) + epsilon)
+    positions = tuple(range(1, x.mean.ndim))
+    mean = x.mean.mean(positions, keepdims=True) if positions else x.mean
+    spread = x.variance + (x.mean - mean) ** 2
+    return mean, np.sqrt((spread.mean(positions, keepdims=True) if positions else spread) + epsilon)
+
+
+def _column(vector: Array, x: Moments) -> Array:
+    return vector.astype(np.float64).reshape(-1, *[1] * (x.mean.ndim - 1))
+
+
+def _scaled(covariance: Array | None, slope: Array) -> Array | None:
+    if covariance is None:
+        return None
+    return covariance * (np.outer(slope, slope) if slope.ndim == 1 else slope**2)
+
+
+def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
+    return GradientMoments(
+        dy.mean * slope,
+        dy.variance * slope**2,
+        _scaled(dy.covariance, slope),
+        dy.cancelled * slope.reshape(-1) ** 2,
+        np.zeros(dy.mean.shape),
+        hessian=_scaled(dy.hessian, slope),
+    )
+
+
+def layer_norm_forward(site: Site) -> Sequence[Moments]:
+    """Each example's features to mean 0 and variance 1, then gamma and beta."""
+    x, (centred, std) = site.x, _feature_statistics(site)
+    gamma = site.array(1).astype(np.float64)
+    beta = site.array(2) if site.is_static(2) else 0.0
+    covariance = (
+        None if centred.covariance is None else centred.covariance * np.outer(gamma, gamma) / std.item() ** 2
+    )
+    y = Moments(centred.mean / std * gamma + beta, centred.variance / std**2 * gamma**2, covariance)
+    return [y, Moments(x.mean, x.variance), Moments(x.mean, x.variance)][: len(site.node.outputs)]
+
+
+def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The formula above, and sums over the batch and the other axes for gamma and beta."""
+    dy = gradients[0]
+    assert dy is not None
+    centred, std = _feature_statistics(site)
+    gamma, axes = site.array(1).astype(np.float64), _feature_axes(site)
+    xhat_mean, xhat_std = centred.mean / std, np.sqrt(centred.variance) / std
+    tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
+    others = tuple(i for i in range(dy.mean.ndim) if i not in axes)
+    if dy.mean.ndim == 1 and dy.tilted_total is not None:
+        spread = xhat_mean**2 * dy.variance + xhat_std**2 * dy.tilted_total
+    else:
+        spread = np.maximum(dy.second * (xhat_mean**2 + xhat_std**2) - tilt**2, 0.0)
+    dgamma = ParameterGradient(tilt.sum(others), spread.sum(others))
+    dbeta = ParameterGradient(dy.mean.sum(others), dy.total if dy.mean.ndim == 1 else dy.variance.sum(others))
+    along = (gamma * tilt).mean(axes, keepdims=True)
+    second = gamma**2 * dy.second - 2 * along * gamma * tilt + along**2 * (xhat_mean**2 + xhat_std**2)
+    mean = gamma * dy.mean - along * xhat_mean
+    count = int(np.prod([dy.mean.shape[axis] for axis in axes]))
+    variance = np.maximum(second - mean**2, 0.0) * (1.0 - 1.0 / count)
+    covariance, variance = _centred_covariance(
+        None if dy.covariance is None else _scaled(dy.covariance, gamma), variance, axes
+    )
+    mean = (mean - mean.mean(axes, keepdims=True)) / std
+    hessian = None if dy.hessian is None else _centre(_scaled(dy.hessian, gamma) / std.item() ** 2)  # type: ignore[operator]
+    channels = np.zeros(mean.shape[:1])
+    back = GradientMoments(
+        mean,
+        variance / std**2,
+        None if covariance is None else covariance / std.item() ** 2,
+        channels,
+        np.zeros(mean.shape),
+        hessian=hessian,
+    )
+    return back, dgamma, dbeta if site.is_static(2) else None
+
+
+def _feature_axes(site: Site) -> tuple[int, ...]:
+    rank = site.x.mean.ndim + 1
+    return tuple(range(site.attribute("axis", -1) % rank - 1, rank - 1))
+
+
+def _feature_statistics(site: Site) -> tuple[Moments, Array]:
+    """The centred input, and the root of its mean square over the features."""
+    x, axes = site.x, _feature_axes(site)
+    mean = x.mean - x.mean.mean(axes, keepdims=True)
+    covariance, variance = _centred_covariance(x.covariance if x.mean.ndim == 1 else None, x.variance, axes)
+    square = (variance + mean**2).mean(axes, keepdims=True) + site.attribute("epsilon", 1e-5)
+    return Moments(mean, variance, covariance), np.sqrt(square)
+
+
+def _centred_covariance(
+    covariance: Array | None, variance: Array, axes: tuple[int, ...]
+) -> tuple[Array | None, Array]:
+    """Covariance and variance once the mean over the features is taken off."""
+    if covariance is None or variance.ndim > 1:
+        count = int(np.prod([variance.shape[axis] for axis in axes]))
+        return None, variance * (1.0 - 2.0 / count) + variance.mean(axes, keepdims=True) / count
+    trace = np.trace(covariance)
+    scale = variance.sum() / trace if trace > 0 else 1.0
+    centred = _centre(covariance) * scale
+    return centred, np.maximum(np.diag(centred), 0.0)
+
+
+def _centre(matrix: Array) -> Array:
+    rows = matrix - matrix.mean(0, keepdims=True)
+    return rows - rows.mean(1, keepdims=True)
+
+
+def dropout_forward(site: Site) -> Sequence[Moments]:
+    """y = mask x / (1 - ratio) while training: the mean stays, the mean square grows by 1 / (1 - ratio)."""
+    x, kept = site.x, _kept(site)
+    added = x.second * (1.0 / kept - 1.0)
+    y = Moments(x.mean, x.variance + added, _with_noise(x.covariance, added))
+    return [y] * len(site.node.outputs)
+
+
+def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The same mask on the gradient."""
+    dy, kept = gradients[0], _kept(site)
+    assert dy is not None
+    added = dy.second * (1.0 / kept - 1.0)
+    return [
+        GradientMoments(
+            dy.mean,
+            dy.variance + added,
+            _with_noise(dy.covariance, added),
+            dy.cancelled,
+            np.zeros(dy.mean.shape),
+            hessian=dy.hessian,
+        )
+    ]
+
+
+def _with_noise(covariance: Array | None, added: Array) -> Array | None:
+    """Independent noise of this variance on every element."""
+    if covariance is None:
+        return None
+    if added.ndim == 1:
+        return covariance + np.diag(added)
+    noisy = covariance.copy()
+    noisy[(slice(None), *[0] * (added.ndim - 1))] += added.mean(tuple(range(1, added.ndim)))
+    return noisy
+
+
+def _kept(site: Site) -> float:
+    if not site.is_static(2) or not site.array(2).item():
+        return 1.0
+    return 1.0 - (float(site.array(1).item()) if site.is_static(1) else 0.5)

@@ -1,0 +1,108 @@
+"""Ops that only move elements: each is evaluated once on the elements' indices, and the moments follow the indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..elementwise_op import evaluate_node
+from ..quadrature import Array
+from ..site import Contribution, Operand, Site
+from ..state import GradientMoments, Moments, ParameterGradient
+
+__all__ = ["backward", "forward", "static_backward"]
+
+
+def forward(site: Site) -> Sequence[Moments]:
+    """Every output element is one element of an input, or 0."""
+    means = _flat(site, lambda x: x.mean)
+    variances = _flat(site, lambda x: x.variance)
+    shared = _same_elements(site)
+    return [
+        Moments(
+            means[index],
+            variances[index],
+            shared.covariance if shared and index.shape == shared.shape else None,
+        )
+        for index in _indices(site.node, site.operands)
+    ]
+
+
+def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """An element receives the sum of what its copies receive."""
+    same = _same_elements(site)
+    if same is not None and gradients[0] is not None:
+        shape, channels = same.shape, same.shape[:1]
+        dy = gradients[0]
+        kept = dy.cancelled if dy.cancelled.shape == channels else np.zeros(channels)
+        back = replace(
+            dy,
+            mean=dy.mean.reshape(shape),
+            variance=dy.variance.reshape(shape),
+            covariance=dy.covariance if dy.mean.shape == shape else None,
+            tilt=dy.tilt.reshape(shape),
+            cancelled=kept,
+        )
+        return [back if index in site.varying else None for index in range(len(site.operands))]
+    sizes = [_size(operand) for operand in site.operands]
+    mean, variance = np.zeros(sum(sizes) + 1), np.zeros(sum(sizes) + 1)
+    for index, dy in zip(_indices(site.node, site.operands), gradients, strict=False):
+        if dy is not None:
+            np.add.at(mean, index.reshape(-1), dy.mean.reshape(-1))
+            np.add.at(variance, index.reshape(-1), dy.variance.reshape(-1))
+    ends = np.cumsum(sizes)
+    return [
+        GradientMoments.of(
+            mean[end - size : end].reshape(x.shape), variance[end - size : end].reshape(x.shape)
+        )
+        if isinstance(x, Moments)
+        else None
+        for x, size, end in zip(site.operands, sizes, ends, strict=True)
+    ]
+
+
+def static_backward(site: Site, gradient: ParameterGradient) -> Sequence[Contribution]:
+    """The same for a node none of whose inputs depends on the example; its first input is the one that is moved."""
+    source = site.array(0)
+    positions = np.arange(1, source.size + 1, dtype=np.int64).reshape(source.shape)
+    index = evaluate_node(site.node, (positions, *site.operands[1:]))[0].reshape(-1)  # type: ignore[arg-type]
+    mean, variance = np.zeros(source.size + 1), np.zeros(source.size + 1)
+    np.add.at(mean, index, gradient.mean.reshape(-1))
+    np.add.at(variance, index, gradient.variance.reshape(-1))
+    return [ParameterGradient(mean[1:].reshape(source.shape), variance[1:].reshape(source.shape))]
+
+
+def _size(operand: Operand) -> int:
+    return operand.mean.size if isinstance(operand, Moments) else 0
+
+
+def _flat(site: Site, part) -> Array:  # type: ignore[no-untyped-def]
+    """The elements of all inputs in one row, with a 0 at the end for what an op fills in."""
+    return np.concatenate([*(part(x).reshape(-1) for x in site.operands if isinstance(x, Moments)), [0.0]])
+
+
+def _indices(node, operands: Sequence[Operand]) -> list[Array]:  # type: ignore[no-untyped-def]
+    """For each output, where in that row its elements come from."""
+    fed, start = [], 0
+    for operand in operands:
+        if isinstance(operand, Moments):
+            size = operand.mean.size
+            # Counted from 1: an op that pads writes zeros.
+            fed.append(np.arange(start + 1, start + size + 1, dtype=np.int64).reshape(1, *operand.shape))
+            start += size
+        else:
+            fed.append(operand)
+    # Index -1 is the 0 at the row's end.
+    return [np.asarray(result)[0] - 1 for result in evaluate_node(node, fed)]
+
+
+def _same_elements(site: Site) -> Moments | None:
+    """The one input whose elements are the output's in the same order and, channel by channel, the same positions."""
+    if len(site.varying) != 1:
+        return None
+    x = site.moments(site.varying[0])
+    index = _indices(site.node, site.operands)[0]
+    same_order = np.array_equal(index.reshape(-1), np.arange(x.mean.size))
+    return x if same_order and index.shape[:1] == x.shape[:1] and index.size == x.mean.size else None

@@ -1,0 +1,47 @@
+"""The table of transfer rules: every op that carries moments, and where its mathematics stands.
+
+Elementwise ops are not listed here: one rule, `elementwise`, takes all of `elementwise.OPS` from the table of gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..site import Transfer
+from . import convolution, linear, normalization, pooling, shape
+
+__all__ = ["MOVES", "TABLE"]
+
+MOVES = (
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "Expand",
+    "Tile",
+    "Concat",
+    "Split",
+    "Pad",
+    "Slice",
+    "Gather",
+)
+"""Ops that only move elements."""
+
+TABLE: Mapping[str, Transfer] = {
+    **dict.fromkeys(MOVES, Transfer(shape.forward, shape.backward)),
+    # matrix products and convolutions
+    "Gemm": Transfer(linear.gemm_forward, linear.gemm_backward),
+    "MatMul": Transfer(linear.matmul_forward, linear.matmul_backward),
+    "Conv": Transfer(convolution.forward, convolution.backward),
+    # normalisation
+    "BatchNormalization": Transfer(normalization.batch_norm_forward, normalization.batch_norm_backward),
+    "LayerNormalization": Transfer(normalization.layer_norm_forward, normalization.layer_norm_backward),
+    "Dropout": Transfer(normalization.dropout_forward, normalization.dropout_backward),
+    # pooling
+    "AveragePool": Transfer(convolution.average_pool_forward, convolution.average_pool_backward),
+    "MaxPool": Transfer(pooling.max_pool_forward, pooling.max_pool_backward),
+    "GlobalAveragePool": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
+    "ReduceMean": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
+}
+"""Transfer rule of each op of the standard's domain."""

@@ -1,0 +1,44 @@
+"""What stands in where no rule carries moments: values and gradients keep their mean square.
+
+forward     every output element has mean 0 and the mean E x^2 of all inputs
+backward    every input element has mean 0 and the output gradients' summed E dy^2, spread over the input's elements
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..site import Contribution, Site
+from ..state import GradientMoments, Moments, ParameterGradient
+
+__all__ = ["APPROXIMATION", "UnknownTransferError", "backward", "forward"]
+
+APPROXIMATION = "its values and gradients are taken to keep their mean square"
+
+
+class UnknownTransferError(Exception):
+    """A rule does not cover this use of its op."""
+
+
+def forward(site: Site, shapes: Sequence[tuple[int, ...]]) -> list[Moments]:
+    """Outputs of these shapes."""
+    second = np.mean([np.mean(site.moments(index).second) for index in site.varying])
+    return [Moments(np.zeros(shape), np.full(shape, second)) for shape in shapes]
+
+
+def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """Each input receives all of the energy that arrives."""
+    energy = sum(float(np.sum(dy.second)) for dy in gradients if dy is not None)
+    received: list[Contribution] = []
+    for operand in site.operands:
+        if isinstance(operand, Moments):
+            variance = np.full(operand.shape, energy / max(operand.mean.size, 1))
+            received.append(GradientMoments.of(np.zeros(operand.shape), variance))
+        elif operand is not None and operand.dtype.kind == "f":
+            variance = np.full(operand.shape, energy / max(operand.size, 1))
+            received.append(ParameterGradient(np.zeros(operand.shape), variance))
+        else:
+            received.append(None)
+    return received

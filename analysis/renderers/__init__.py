@@ -1,0 +1,12 @@
+"""The formats of a report."""
+
+from collections.abc import Callable, Mapping
+
+from ..report import RiskReport
+from .json import render_json
+from .text import render_text
+
+__all__ = ["RENDERERS"]
+
+RENDERERS: Mapping[str, Callable[[RiskReport], str]] = {"text": render_text, "json": render_json}
+"""Each format's renderer."""

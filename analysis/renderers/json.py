@@ -1,0 +1,50 @@
+"""The report as JSON, schema `gradfuse-report/1`: strict, deterministic, numbers that are infinite or undefined as null."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from ..profile import CAUSES
+from ..report import RiskReport
+
+__all__ = ["SCHEMA", "render_json"]
+
+SCHEMA = "gradfuse-report/1"
+"""Name of the schema."""
+
+_SUMMARY = ("verdict", "risk", "log10_gain")
+_PROFILE = ("tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms")
+
+
+def render_json(report: RiskReport) -> str:
+    """The report as one JSON object, two spaces of indentation, ending in a newline."""
+    document = {
+        "schema": SCHEMA,
+        "tool": report.tool,
+        "model": report.model,
+        "assumptions": report.assumptions,
+        "summary": {key: getattr(report.summary, key) for key in _SUMMARY},
+        "profile": [{key: getattr(entry, key) for key in _PROFILE} for entry in report.profile],
+        "attribution": [
+            {key: getattr(row, key) for key in ("layer", "log10_gain", *CAUSES)} for row in report.attribution
+        ],
+        "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "fuses": [
+            {"name": fuse.name, "kind": fuse.kind, "target": fuse.target, "threshold": fuse.threshold}
+            for fuse in report.fuses
+        ],
+    }
+    return json.dumps(_finite(document), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _finite(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {str(key): _finite(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_finite(value) for value in part]
+    if isinstance(part, float):
+        return float(f"{part:.6g}") if math.isfinite(part) else None
+    return part

@@ -1,0 +1,173 @@
+"""The report as text for a terminal of 80 columns: verdict, findings, plan, then the depth profile. It needs no colour.
+
+Names come from the model and are hostile: control characters are written out, and no markup is read in them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..profile import ProfileEntry
+from ..report import Finding, Remedy, RiskReport
+
+__all__ = ["gist", "render_text"]
+
+_WIDTH = 80
+_BAR = 24
+_ROWS = 24
+
+_VERDICTS = {
+    "explodes": "training is predicted to fail at the first steps",
+    "at-risk": "the interval of the prediction reaches the limits",
+    "stable": "gradients stay within two orders of magnitude from the last layer to the first",
+    "vanishes": "the first layers receive less than a hundredth of the last layer's gradient",
+}
+
+
+def render_text(report: RiskReport) -> str:
+    """The report as plain text."""
+    console = Console(
+        file=io.StringIO(), width=_WIDTH, color_system=None, force_terminal=False, highlight=False
+    )
+    _summary(console, report)
+    _findings(console, report)
+    _plan(console, report)
+    _profile(console, report)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def gist(report: RiskReport, findings: Iterable[Finding]) -> str:
+    """Verdict and findings, for the text of an exception."""
+    lines = [_verdict_line(report)]
+    for finding in findings:
+        lines.append(f"{finding.code} {finding.severity}: {_safe(finding.message)}")
+        lines.extend(f"  - {remedy.text}" for remedy in finding.remedies[:2])
+    return "\n".join([*lines, "see report.render() for the whole report"])
+
+
+def _verdict_line(report: RiskReport) -> str:
+    summary = report.summary
+    return (
+        f"gradfuse: {summary.verdict.upper()} - {_VERDICTS[summary.verdict]} (risk {summary.risk:.2f},"
+        f" gradient x {_power(summary.log10_gain)} from last layer to first, global norm {_number(summary.global_norm)})"
+    )
+
+
+def _summary(console: Console, report: RiskReport) -> None:
+    console.print(Text(_verdict_line(report)))
+    model, assumed = report.model, report.assumptions
+    name = f"{_safe(str(model['path']))}: " if model["path"] else ""
+    console.print(
+        Text(
+            f"{name}{model['parameters']:,} parameters, {model['nodes']} nodes; assumed: inputs {assumed['input']},"
+            f" {assumed['loss']}, batches of {assumed['batch_size']}. Nothing was run."
+        )
+    )
+
+
+def _findings(console: Console, report: RiskReport) -> None:
+    for finding in report.findings:
+        console.print()
+        console.print(Text(f"{finding.code} {finding.severity}: {_safe(finding.message)}"))
+        for remedy in finding.remedies:
+            console.print(Padding(Text(_remedy(remedy)), (0, 0, 0, 2)))
+            for line in dict.fromkeys((remedy.gradfuse, remedy.pytorch, remedy.keras)):
+                console.print(Padding(Text(line), (0, 0, 0, 6)))
+
+
+def _remedy(remedy: Remedy) -> str:
+    return f"- {remedy.text} [gradient then x {_power(remedy.predicted_log10_gain)}]"
+
+
+def _plan(console: Console, report: RiskReport) -> None:
+    console.print()
+    if not report.fuses:
+        console.print(
+            Text("fuse plan: none" + ("" if report.summary.verdict != "explodes" else " would help"))
+        )
+        return
+    console.print(Text("fuse plan (gradfuse fuse SOURCE --clip auto):"))
+    for fuse in report.fuses:
+        console.print(Padding(Text(f"{_safe(fuse.target)}: {fuse.kind} {fuse.threshold:g}"), (0, 0, 0, 2)))
+
+
+def _profile(console: Console, report: RiskReport) -> None:
+    """The gradient's RMS of the parameters over depth, as bars on a log scale."""
+    entries = [entry for entry in report.profile if entry.kind == "parameter"]
+    shown = _thinned(sorted(entries, key=lambda entry: (entry.depth, entry.tensor)))
+    if not shown:
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    for title, align in (
+        ("depth", "right"),
+        ("parameter", "left"),
+        ("value", "right"),
+        ("gradient", "right"),
+        ("", "left"),
+    ):
+        table.add_column(title, justify=align, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    logs = [math.log10(entry.grad_rms) for entry in shown if 0 < entry.grad_rms < math.inf]
+    low, high = min(logs, default=0.0), max(logs, default=0.0)
+    for entry in shown:
+        table.add_row(
+            str(entry.depth),
+            Text(_safe(entry.tensor)),
+            _number(entry.value_rms),
+            _number(entry.grad_rms),
+            _bar(entry.grad_rms, low, high),
+        )
+    console.print()
+    console.print(table)
+    if len(shown) < len(entries):
+        console.print(Text(f"{len(shown)} of {len(entries)} parameters; --format json has all"))
+    console.print(Text(f"RMS of value and gradient; the bars run from {_power(low)} to {_power(high)}"))
+
+
+def _thinned(entries: Sequence[ProfileEntry]) -> list[ProfileEntry]:
+    """Weights rather than biases, and no more rows than a screen holds, first and last included."""
+    kept = [entry for entry in entries if entry.size > 1]
+    largest: dict[int, ProfileEntry] = {}
+    for entry in kept:
+        if entry.depth not in largest or entry.size > largest[entry.depth].size:
+            largest[entry.depth] = entry
+    if len(kept) > _ROWS:
+        kept = list(largest.values())
+    if len(kept) <= _ROWS:
+        return kept
+    return [kept[round(index * (len(kept) - 1) / (_ROWS - 1))] for index in range(_ROWS)]
+
+
+def _bar(value: float, low: float, high: float) -> str:
+    if value == 0:
+        return ""
+    if not math.isfinite(value):
+        return "#" * (_BAR - 1) + ">"
+    share = (math.log10(value) - low) / (high - low) if high > low else 1.0
+    return "#" * max(1, round(share * _BAR))
+
+
+def _power(log10: float) -> str:
+    """Ten to a power, written the way a person reads it."""
+    if not math.isfinite(log10):
+        return "infinity" if log10 > 0 else "0"
+    return _number(10.0**log10) if abs(log10) < 300 else f"1e{log10:+.0f}"
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "infinite"
+    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+
+
+def _safe(name: str) -> str:
+    """Control characters and line breaks written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)

@@ -1,0 +1,118 @@
+"""The gradient grows with depth.
+
+## What it sees
+The gradient's RMS at the model's output and at the first layer's, as predicted from the graph and its weights, and the norm of
+all parameters' gradients together. A growth of 100-fold or a norm of 100 is an error, a growth of 10-fold a warning.
+
+## Why it is bad
+Each layer multiplies the squared gradient by chi = sigma_w^2 E[phi'^2]. Over L layers that is chi^L: the update of the first
+layers is so large that the loss jumps or becomes NaN, while a learning rate that is small enough for them hardly moves the last.
+
+## Example
+Twenty ReLU layers whose weights have a standard deviation of 2.1 / sqrt(inputs): chi = 2.1^2 / 2 = 2.2, so that the gradient's
+RMS grows by 1.48 per layer, and 2,700-fold in all. With sqrt(2 / inputs), He's initialisation, chi is 1.
+
+## Cure
+In this order: weights at the scale that makes chi 1 (the finding says which); a normalisation where the recomputed gain falls with
+it (LayerNorm; BatchNorm holds the activations, yet in a plain deep network it makes gradients grow 1.2-fold per ReLU layer);
+residual branches. A fuse, that is gradient clipping, bounds the update and not the propagation: training stays finite, and the
+first layers still see gradients out of proportion. A smaller or decaying learning rate does not touch the gradient at all. A
+LeakyReLU or PReLU in place of a ReLU raises the gradient unless the weights are rescaled by sqrt(2 / (1 + a^2)).
+
+## References
+Glorot and Bengio 2010; He et al. 2015; Poole et al. 2016; Schoenholz et al. 2017 (deep information propagation); Yang et al. 2019 (a
+mean field theory of batch normalization); Pascanu et al. 2013 (clipping).
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..remedies import fuse_remedy, init_remedy, normalisation_remedy
+from ..report import Finding
+from ..verdict import GLOBAL_NORM_LIMIT, GROWTH_LIMIT, GROWTH_WARNING
+from .rule import Evidence, Rule
+
+__all__ = ["RULE"]
+
+
+def check(evidence: Evidence) -> list[Finding]:
+    """One finding for the whole graph, at the layer that adds most to the growth."""
+    summary = evidence.summary
+    severity = _severity(summary.log10_gain, summary.global_norm, summary.overflow_phase)
+    if severity is None:
+        return []
+    step = max(evidence.steps, key=lambda step: step.log10_gain, default=None)
+    node = step.nodes[0] if step else None
+    remedies = [init_remedy(evidence), normalisation_remedy(evidence), fuse_remedy(evidence)]
+    return [
+        Finding(
+            "GF101",
+            severity,
+            (node.name or "") if node else "",
+            node.op_type if node else "",
+            "backward",
+            _message(evidence),
+            {
+                "log10_gain": summary.log10_gain,
+                "global_norm": summary.global_norm,
+                "layers": len(evidence.attribution),
+                "overflow": summary.overflow,
+                "causes": _causes(evidence),
+            },
+            [remedy for remedy in remedies if remedy is not None],
+        )
+    ]
+
+
+RULE = Rule("GF101", check, __doc__)
+
+
+def _severity(gain: float, norm: float, overflow_phase: str) -> str | None:
+    if overflow_phase == "backward" or gain >= math.log10(GROWTH_LIMIT) or not norm < GLOBAL_NORM_LIMIT:
+        return "error"
+    return "warning" if gain >= math.log10(GROWTH_WARNING) else None
+
+
+def _causes(evidence: Evidence) -> dict[str, float]:
+    """The gain of all layers by cause."""
+    causes = ("weight", "activation", "normalisation", "residual", "recurrence")
+    return {cause: sum(getattr(row, cause) for row in evidence.attribution) for cause in causes}
+
+
+def _message(evidence: Evidence) -> str:
+    summary = evidence.summary
+    parts = [
+        f"from the output back to the first layer the gradient's RMS grows {factor(summary.log10_gain)}"
+        f" over {len(evidence.attribution)} layers"
+    ]
+    if not summary.global_norm < GLOBAL_NORM_LIMIT:
+        parts.append(f"the norm of all parameters' gradients is {number(summary.global_norm)}")
+    if summary.overflow:
+        kind = "value" if summary.overflow_phase == "forward" else "gradient"
+        parts.append(f"float32 overflows at the {kind} of {summary.overflow}")
+    causes = _causes(evidence)
+    main = max(causes, key=lambda cause: causes[cause])
+    if causes[main] > 0:
+        worst = max(evidence.attribution, key=lambda row: getattr(row, main))
+        parts.append(
+            f"most of it comes from {main} ({factor(causes[main])}), layer {worst.layer} first"
+            f" ({factor(getattr(worst, main))} alone)"
+        )
+    return "; ".join(parts)
+
+
+def factor(log10: float) -> str:
+    """A growth in words: `2,700-fold`."""
+    return (
+        "without bound"
+        if not math.isfinite(log10)
+        else f"{number(10.0**log10 if log10 < 300 else math.inf)}-fold"
+    )
+
+
+def number(value: float) -> str:
+    """Three digits that a person reads at a glance."""
+    if not math.isfinite(value):
+        return "infinite"
+    return f"{float(f'{value:.3g}'):,.10g}" if 0.001 <= abs(value) < 1e7 else f"{value:.2g}"
