@@ -4,7 +4,7 @@ In this order:
 1. model-local functions are inlined: exporters write whole layers as functions;
 2. Constant nodes become initializers, so that rules can read axes, pads and shapes;
 3. shapes are inferred;
-4. auto_pad=SAME_* becomes explicit pads;
+4. auto_pad=SAME_* and the output_shape of ConvTranspose become explicit pads;
 5. an op that the table lacks, but that the standard defines by a function body (HardSwish, Mish, GroupNormalization, ...), is
    replaced by that body.
 """
@@ -26,7 +26,10 @@ from .errors import UnsupportedError
 from .gradients import TABLE
 from .source import describe_node
 
-__all__ = ["infer_shapes", "lower"]
+__all__ = ["OPSETS", "infer_shapes", "lower"]
+
+OPSETS = range(18, 22)
+"""The opsets of models that can be differentiated: gradients are written in ops as opset 18 defines them."""
 
 _PADDED_OPS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
@@ -35,8 +38,15 @@ def lower(model: ir.Model) -> None:
     """Rewrite the graph of `model` in place.
 
     Raises:
-        UnsupportedError: Padding depends on a dynamic shape in a way that the op cannot take.
+        UnsupportedError: The opset is not one of `OPSETS`, or padding depends on a dynamic shape.
     """
+    opset = model.opset_imports.get("")
+    if opset not in OPSETS:
+        raise UnsupportedError(
+            f"the model has {'no opset' if opset is None else f'opset {opset}'}",
+            expected=f"opset {OPSETS.start} to {OPSETS.stop - 1}",
+            remedy="convert it with gradfuse first",
+        )
     InlinePass()(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.sort()
@@ -118,37 +128,63 @@ def _serialized_type(value: ir.Value | None) -> bytes:
 
 
 def _make_pads_explicit(node: ir.Node) -> None:
-    """Compute the pads of auto_pad=SAME_UPPER or SAME_LOWER: enough that the output has ceil(length / stride) elements."""
+    """Compute the pads of auto_pad=SAME_UPPER or SAME_LOWER, and those that a ConvTranspose's output_shape implies."""
     mode = node.attributes.get_string("auto_pad", "NOTSET")
-    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+    same, x = mode in ("SAME_UPPER", "SAME_LOWER"), node.inputs[0]
+    if not same and "output_shape" not in node.attributes:
         return
-    x, kernel = node.inputs[0], _kernel(node)
-    if node.op_type == "ConvTranspose" or x is None or x.shape is None:
-        raise UnsupportedError(
-            f"{describe_node(node)} has auto_pad={mode}",
-            expected="explicit pads",
-            remedy="export it with pads",
-        )
-    strides = node.attributes.get_ints("strides", (1,) * len(kernel))
-    dilations = node.attributes.get_ints("dilations", (1,) * len(kernel))
-    begins, ends = [], []
-    for length, taps, stride, dilation in zip(x.shape.dims[2:], kernel, strides, dilations, strict=True):
-        extent = (taps - 1) * dilation + 1
-        if isinstance(length, int):
-            total = max((-(-length // stride) - 1) * stride + extent - length, 0)
-        elif stride == 1:
-            total = extent - 1
-        else:
-            raise UnsupportedError(
-                f"{describe_node(node)} has auto_pad={mode}, stride {stride} and a dynamic image size",
-                expected="a static image size, since the padding depends on it",
-                remedy="export the model for one image size",
-            )
-        small, large = total // 2, total - total // 2
-        begins.append(small if mode == "SAME_UPPER" else large)
-        ends.append(large if mode == "SAME_UPPER" else small)
+    if x is None or x.shape is None:
+        raise _pads_unknown(node, "an input of unknown rank")
+    total = _transposed_padding if node.op_type == "ConvTranspose" else _same_padding
+    pads = [total(node, axis, length) for axis, length in enumerate(x.shape.dims[2:])]
+    # Where the padding is odd, SAME_UPPER has one more at the end; everything else has it at the beginning.
+    begins = [amount // 2 if mode == "SAME_UPPER" else amount - amount // 2 for amount in pads]
+    ends = [amount - begin for amount, begin in zip(pads, begins, strict=True)]
+    node.attributes.pop("output_shape", None)
     node.attributes["auto_pad"] = ir.AttrString("auto_pad", "NOTSET")
     node.attributes["pads"] = ir.AttrInt64s("pads", [*begins, *ends])
+
+
+def _same_padding(node: ir.Node, axis: int, length: int | ir.SymbolicDim) -> int:
+    """So much that the output has ceil(length / stride) elements."""
+    stride, extent = _stride(node, axis), _extent(node, axis)
+    if isinstance(length, int):
+        return max((-(-length // stride) - 1) * stride + extent - length, 0)
+    if stride > 1:
+        raise _pads_unknown(node, f"stride {stride} and a dynamic image size")
+    return extent - 1
+
+
+def _transposed_padding(node: ir.Node, axis: int, length: int | ir.SymbolicDim) -> int:
+    """What the output must lose to have the length asked for, which is the input's times the stride for SAME."""
+    stride, extent = _stride(node, axis), _extent(node, axis)
+    extra = _spatial(node, "output_padding", axis, 0)
+    if "output_shape" not in node.attributes:
+        return max(extent + extra - stride, 0)
+    if not isinstance(length, int):
+        raise _pads_unknown(node, "output_shape and a dynamic image size")
+    wanted = node.attributes["output_shape"].as_ints()[axis - len(_kernel(node))]
+    return max(stride * (length - 1) + extra + extent - wanted, 0)
+
+
+def _extent(node: ir.Node, axis: int) -> int:
+    return (_kernel(node)[axis] - 1) * _spatial(node, "dilations", axis, 1) + 1
+
+
+def _stride(node: ir.Node, axis: int) -> int:
+    return _spatial(node, "strides", axis, 1)
+
+
+def _spatial(node: ir.Node, name: str, axis: int, default: int) -> int:
+    return node.attributes[name].as_ints()[axis] if name in node.attributes else default
+
+
+def _pads_unknown(node: ir.Node, why: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{describe_node(node)} pads automatically with {why}",
+        expected="a static image size, since the padding depends on it",
+        remedy="export the model with explicit pads or for one image size",
+    )
 
 
 def _kernel(node: ir.Node) -> Sequence[int]:

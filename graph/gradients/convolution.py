@@ -79,8 +79,6 @@ def conv_transpose(g: Adjoint) -> Gradients:
     """The transposed convolution of x with w [C, O/G, *K]: dx is the convolution of dy with w."""
     x, w = g.x, g.input(1)
     window, group = Window.of(g, static_dims(g, w)[2:]), g.attribute("group", 1)
-    if "output_shape" in g.node.attributes:
-        raise g.unsupported("output_shape; export the layer with explicit pads and output_padding")
     window, dy = _without_output_padding(g, window)
     dx = g.builder.op("Conv", dy, w, pads=window.pads, group=group, **window.steps)
     dw = _weight_gradient(_padded(dy, window), x, w, window, group)

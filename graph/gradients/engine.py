@@ -207,7 +207,14 @@ def _accumulate(
     if all(gradient is None for gradient in adjoint.output_gradients):
         return
     received = {gradient.value for gradient in adjoint.output_gradients if gradient is not None}
-    for tensor, contribution in zip(adjoint.inputs, entry.rule(adjoint), strict=False):
+    try:
+        contributions = entry.rule(adjoint)
+    except (IndexError, TypeError, ValueError) as error:
+        # A rule takes for granted what the standard promises; a model file may break the promise.
+        raise adjoint.unsupported(
+            f"its attributes or shapes contradict the ONNX standard ({error})"
+        ) from error
+    for tensor, contribution in zip(adjoint.inputs, contributions, strict=False):
         if tensor is None or contribution is None or tensor.value not in varying:
             continue
         if entry.broadcasts:
