@@ -25,13 +25,13 @@ from unittest import mock
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..graph.builder import Builder
 from ..graph.errors import ConversionError, GradfuseError, InputError, UnsupportedError
 from ..graph.files import MAX_IR_VERSION
 from ..graph.model import FROZEN, TrainableModel
 from ..graph.source import LAYER, describe_node
+from .folding import fold_integers
 from .frameworks import require, silenced
 from .opset import check_opset, to_opset
 from .parity import Array, DrawTarget, Reference
@@ -85,7 +85,7 @@ def from_keras(model: Any, *, opset: int = _OPSET) -> TrainableModel:
             _apply_mark(node, mark, builder)
     graph.sort()
     _name_signature(graph, model)
-    RemoveUnusedNodesPass()(converted)
+    fold_integers(converted)
     _check_ops(graph)
     trained = {id(variable) for variable in model.trainable_variables}
     kept = [
@@ -187,9 +187,15 @@ def _call(model: Any, values: Mapping[int, Any], inputs: Sequence[Any]) -> tuple
 def _refuse_other_state(model: Any, values: Mapping[int, Any], state: Sequence[Any]) -> None:
     for variable, new in zip(model.non_trainable_variables, state, strict=True):
         if new is not values[id(variable)]:
+            owners = [
+                layer
+                for layer in model._flatten_layers(include_self=False)
+                if any(own is variable for own in layer.variables)
+            ]
+            owner = f"{type(owners[-1]).__name__} layer {owners[-1].name!r}" if owners else "model"
             raise UnsupportedError(
-                f"the Keras variable {variable.path} changes in the forward pass while training",
-                expected="no layer with random numbers or state but Dropout and BatchNormalization",
+                f"the {owner} changes its variable {variable.path} while it trains",
+                expected="no layer with random numbers or state of its own but Dropout and BatchNormalization",
                 remedy="remove the layer",
             )
 

@@ -19,11 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from ..graph.errors import InputError, some
 from ..graph.files import MAX_IR_VERSION, load_model
 from ..graph.model import FROZEN, TrainableModel
+from .folding import fold_integers
 from .opset import OPSETS, to_opset
 
 __all__ = ["choose_parameters", "from_onnx"]
@@ -66,6 +67,7 @@ def from_onnx(path: str | Path, *, train: Sequence[str] | None = None) -> Traina
     # A Constant of one element is a number of the formula, rather than a weight.
     LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=2)(model)
     _to_inference_form(model)
+    fold_integers(model)
     weights = set(_weights(model.graph))
     parameters = tuple(name for name in model.graph.initializers if name in weights)
     if not parameters:
@@ -109,7 +111,6 @@ def _to_inference_form(model: ir.Model) -> None:
         else:
             node.attributes.pop("training_mode", None)
             _drop_statistics(node, model.graph)
-    RemoveUnusedNodesPass()(model)
 
 
 def _is_training(node: ir.Node) -> bool:

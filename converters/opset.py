@@ -46,7 +46,7 @@ def to_opset(model: ir.Model, opset: int) -> ir.Model:
     try:
         proto = onnx.version_converter.convert_version(ir.serde.serialize_model(clone), opset)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].rpartition(" failed: ")[2]
         raise ConversionError(
             f"cannot move the model from opset {model.opset_imports.get('')} to {opset}: {reason}",
             expected=f"opset {OPSETS[0]} to {OPSETS[-1]}",

@@ -203,9 +203,12 @@ _REMEDY = "a larger tolerance accepts it; if the difference is not rounding, the
 
 
 def _relative_error(ours: Array, theirs: Array, scale: float) -> Array:
-    """Elementwise; where neither side is finite they agree: an exploding model is what one converts to study."""
+    """Elementwise; infinite where only one side is a finite number.
+
+    In an array that overflows in the framework too, such elements agree: 0 times infinity depends on the formula, and an
+    exploding model is what one converts to study.
+    """
     finite = np.isfinite(ours) & np.isfinite(theirs)
     with np.errstate(all="ignore"):
         error = np.abs(ours.astype(np.float64) - theirs) / (scale or 1.0)
-    alike = np.isfinite(ours) == np.isfinite(theirs)
-    return np.where(finite, error, np.where(alike, 0.0, np.inf))
+    return np.where(finite, error, np.inf if np.isfinite(theirs).all() else 0.0)

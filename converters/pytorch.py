@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..graph.errors import ConversionError, InputError
 from ..graph.model import FROZEN, UNBIASED_VARIANCE, TrainableModel
 from ..graph.source import LAYER
+from .folding import fold_integers
 from .frameworks import silenced
 from .opset import check_opset
 from .parity import Array, DrawTarget, Reference
@@ -70,7 +71,7 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     for node in model.graph:
         _to_inference_form(node)
     _strip_metadata(model)
-    RemoveUnusedNodesPass()(model)
+    fold_integers(model)
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     kept = model.graph.initializers
     return TrainableModel(model, tuple(name for name in trained if name in kept), "pytorch")
@@ -197,9 +198,10 @@ def _training(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporters say to their own developers."""
-    with silenced(*_CHATTY), warnings.catch_warnings():
+    """Silence what the exporters say to their own developers; on a failure they print the traced graph, too."""
+    with silenced(*_CHATTY), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
         yield
 
 
