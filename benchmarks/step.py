@@ -84,7 +84,7 @@ def measure(
 def _check_losses(losses: dict[str, float]) -> None:
     expected = losses[_REFERENCE]
     for side, loss in losses.items():
-        # Adam divides gradients near zero by themselves, so that rounding alone makes the sides drift apart.
+        # Adam's first step is the gradient's sign: where it is near zero, rounding decides.
         if not math.isclose(loss, expected, rel_tol=1e-2):
             raise SystemExit(
                 f"{side} has loss {loss} where {_REFERENCE} has {expected}: they do not train the same"

@@ -211,7 +211,7 @@ def _ort_training_form(model: Any) -> tuple[Any, list[str]]:
 
 
 def work(side: str, case: str, optimizer: str, threads: int) -> None:
-    """Set a side up, report the loss of its last warm-up step, then time what is asked for."""
+    """Set a side up, report its loss after the first update, then time what is asked for."""
     # Frameworks print while they start; the answers go to the real standard output.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -224,7 +224,7 @@ def work(side: str, case: str, optimizer: str, threads: int) -> None:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         print(json.dumps({"error": reason[0][:200]}), file=answers, flush=True)
         return
-    print(json.dumps({"loss": losses[-1]}), file=answers, flush=True)
+    print(json.dumps({"loss": losses[1]}), file=answers, flush=True)
     for line in sys.stdin:
         count = int(line)
         started = time.perf_counter()
