@@ -44,7 +44,8 @@ _VALUE = """
 """
 
 _NORM = """
-    norm = ReduceL2 <keepdims = 0> (gradient)
+    squares = ReduceSumSquare <keepdims = 0> (gradient)
+    norm = Sqrt (squares)
     limit = Constant <value_float: float = @threshold> ()
     high = CastLike (limit, gradient)
     larger = Max (norm, high)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from gradfuse.graph import TrainableModel
 
 Array = np.ndarray[Any, Any]

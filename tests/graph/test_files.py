@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from gradfuse.graph import InputError, TrainableModel, evaluate, files
 from gradfuse.graph.files import MAX_IR_VERSION, atomic_path, load_model, save_model
 

@@ -11,9 +11,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from torch.nn import functional
+
 from gradfuse.graph import GradientGraph, InputError, TrainableModel, UnsupportedError, evaluate
 from gradfuse.graph.gradients import DIFFERENTIATES
-from torch.nn import functional
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gradfuse.graph import LOSSES, GradientGraph, InputError, TrainableModel, evaluate
 from torch.nn import functional
+
+from gradfuse.graph import LOSSES, GradientGraph, InputError, TrainableModel, evaluate
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]

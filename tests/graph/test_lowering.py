@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from gradfuse.graph import GradfuseError, GradientGraph, TrainableModel, UnsupportedError, evaluate
 from gradfuse.graph.gradients import TABLE
 from gradfuse.graph.lowering import OPSETS, lower

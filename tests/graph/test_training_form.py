@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+
 from gradfuse.graph import GradientGraph, TrainableModel, UnsupportedError, evaluate
 from gradfuse.graph.model import FROZEN, UNBIASED_VARIANCE
 

@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from onnx.reference import ReferenceEvaluator
+
 from gradfuse.graph.builder import Builder
 from gradfuse.graph.gradients import DIFFERENTIATES, TABLE, differentiate
 from gradfuse.graph.lowering import infer_shapes, lower
-from onnx.reference import ReferenceEvaluator
 
 Array = np.ndarray[Any, Any]
 Data = tuple[int, ...] | Array
