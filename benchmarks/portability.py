@@ -49,7 +49,9 @@ def export(folder: Path, name: str) -> None:
     save_model(step.onnx, folder / f"{name}.step.onnx")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((STEPS, BATCH, 64), dtype=np.float32)
-    data = dict(zip([spec.name for spec in step.data], (x, rng.integers(0, 10, (STEPS, BATCH))), strict=True))
+    data: dict[str, Any] = dict(
+        zip([spec.name for spec in step.data], (x, rng.integers(0, 10, (STEPS, BATCH))), strict=True)
+    )
     facts = {
         "data": list(data),
         "learning_rate": step.learning_rate,
@@ -59,7 +61,7 @@ def export(folder: Path, name: str) -> None:
         "steps": STEPS,
     }
     (folder / f"{name}.json").write_text(json.dumps(facts), encoding="utf-8")
-    np.savez(folder / f"{name}.npz", **data, **step.initial)
+    np.savez(folder / f"{name}.npz", **(data | dict(step.initial)))
 
 
 def make_environment(folder: Path) -> Path:

@@ -89,7 +89,7 @@ def pytorch(case: Case, optimizer: str, threads: int) -> Step:
 
     def step(indices: Array) -> float:
         chosen = torch.from_numpy(indices)
-        loss = cross_entropy(module(x[chosen]), y[chosen])
+        loss: Any = cross_entropy(module(x[chosen]), y[chosen])
         optim.zero_grad()
         loss.backward()
         optim.step()
@@ -114,15 +114,15 @@ def keras(case: Case, optimizer: str, threads: int, jit: bool = False) -> Step:
     optim.build(model.trainable_variables)
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    @tf.function(jit_compile=jit)
     def train(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = cross_entropy(y, model(x, training=True))
         optim.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
+    compiled = tf.function(train, jit_compile=jit)
     x, y = data(case)
-    return lambda indices: float(train(tf.constant(x[indices]), tf.constant(y[indices])))
+    return lambda indices: float(compiled(tf.constant(x[indices]), tf.constant(y[indices])))
 
 
 def keras_jit(case: Case, optimizer: str, threads: int) -> Step:
