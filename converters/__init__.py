@@ -2,16 +2,21 @@
 
 from .conversion import Conversion, convert
 from .keras import from_keras
+from .locate import Located, locate
+from .onnx_file import from_onnx
 from .parity import ParityResult
 from .pytorch import from_pytorch
 from .weights import to_keras, to_pytorch, to_source
 
 __all__ = [
     "Conversion",
+    "Located",
     "ParityResult",
     "convert",
     "from_keras",
+    "from_onnx",
     "from_pytorch",
+    "locate",
     "to_keras",
     "to_pytorch",
     "to_source",

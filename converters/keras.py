@@ -152,13 +152,19 @@ def _to_onnx(model: Any, variables: Sequence[Any], marks: dict[str, _Mark]) -> o
     except GradfuseError:
         raise
     except Exception as error:  # whatever the model's own code raises
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ConversionError(
-            f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {reason}",
+            f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {_reason(error)}",
             remedy="replace the layer that it names",
         ) from error
     converted: onnx.ModelProto = proto
     return converted
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, and the second where Keras says in the first only where it happened."""
+    lines = [line for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    where = bool(lines) and lines[0].startswith("Exception encountered when calling")
+    return " ".join(lines[: 1 + where]) or type(error).__name__
 
 
 def _input_specs(model: Any) -> list[tuple[tuple[int | None, ...], str]]:

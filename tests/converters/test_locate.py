@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from gradfuse.converters.locate import locate
 from gradfuse.graph import InputError, UnsupportedError
 

@@ -5,11 +5,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from torch import nn
+
 from gradfuse.converters import from_pytorch, pytorch
 from gradfuse.converters.parity import Reference, check_parity
 from gradfuse.graph import ParityError
 from gradfuse.models import deep_mlp
-from torch import nn
 
 
 @pytest.fixture(scope="module")

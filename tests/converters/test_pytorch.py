@@ -5,13 +5,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from torch import nn
+
 from gradfuse.converters import convert, from_pytorch
 from gradfuse.converters.pytorch import example_for
 from gradfuse.graph import ConversionError, GradientGraph, InputError, TrainableModel, evaluate
 from gradfuse.graph.model import FROZEN, UNBIASED_VARIANCE
 from gradfuse.graph.source import source_layer
 from gradfuse.models import mlp
-from torch import nn
 
 
 class Mixed(nn.Module):
