@@ -8,6 +8,7 @@ merges BatchNormalization into its neighbours and loses parameters by name. What
     BatchNormalization of a layer in eval mode            the same, marked FROZEN
     Dropout(x, ratio, true)                               Dropout(x, ratio)
     Dropout of a layer in eval mode: nothing              nothing
+    Dropout2d: x * Dropout(ones)                          the same, by `torch_dropout.dropout_by_feature`
     name scopes, stack traces, the graph's signature      the layer's path
 """
 
@@ -17,6 +18,7 @@ import ast
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,13 +26,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.errors import ConversionError, InputError
+from ..graph.errors import ConversionError, InputError, UnsupportedError
 from ..graph.model import FROZEN, UNBIASED_VARIANCE, TrainableModel
-from ..graph.source import LAYER
+from ..graph.source import LAYER, describe_node
 from .folding import fold_integers
 from .frameworks import silenced
 from .opset import check_opset
 from .parity import Array, DrawTarget, Reference
+from .torch_dropout import dropout_by_feature, dropout_off
 
 if TYPE_CHECKING:
     import torch
@@ -62,13 +65,16 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     Raises:
         ConversionError: torch.export or torch's ONNX exporter refuses the module.
         InputError: The opset is not supported.
+        UnsupportedError: The module draws random numbers in another way than dropout, or a BatchNorm layer has no momentum.
     """
     check_opset(opset)
     inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
     with _training(module), _quiet():
+        _refuse_cumulative_average(module)
         model = _to_onnx(_export(module, inputs), opset, len(inputs))
     _restore_names(model.graph, module)
     for node in model.graph:
+        _refuse_randomness(node)
         _to_inference_form(node)
     _strip_metadata(model)
     fold_integers(model)
@@ -77,12 +83,31 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     return TrainableModel(model, tuple(name for name in trained if name in kept), "pytorch")
 
 
+def _refuse_cumulative_average(module: torch.nn.Module) -> None:
+    from torch.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+    for name, layer in module.named_modules():
+        if (
+            isinstance(layer, (BatchNorm1d, BatchNorm2d, BatchNorm3d))
+            and layer.training
+            and layer.momentum is None
+        ):
+            raise UnsupportedError(
+                f"the BatchNorm layer {name!r} has momentum=None, a cumulative average",
+                expected="a number",
+                remedy="set momentum, whose default is 0.1",
+            )
+
+
 def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
     import torch
 
     name = type(module).__name__
     try:
-        return torch.export.export(module, inputs, dynamic_shapes=_dynamic_batch(len(inputs)), strict=False)
+        with dropout_by_feature():
+            return torch.export.export(
+                module, inputs, dynamic_shapes=_dynamic_batch(len(inputs)), strict=False
+            )
     except Exception as error:  # whatever the module's own code raises
         if "Constraints violated (batch)" in str(error):
             raise ConversionError(
@@ -112,8 +137,12 @@ def _to_onnx(program: torch.export.ExportedProgram, opset: int, inputs: int) -> 
             dynamic_shapes=_dynamic_batch(inputs),
         )
     except torch.onnx.OnnxExporterError as error:
+        operator = re.search(r"%(\w+)", str(error.__cause__))
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
         raise ConversionError(
-            f"torch.onnx.export refuses the module: {_reason(error.__cause__ or error)}",
+            f"torch.onnx.export cannot translate {operator[1] if operator else 'the module'}: {_reason(cause)}",
             remedy="replace the operator in the module",
         ) from error
     assert exported is not None  # only the exporter that writes to a file itself returns None
@@ -213,6 +242,15 @@ def _restore_names(graph: ir.Graph, module: torch.nn.Module) -> None:
             graph.initializers[name].name = first[id(parameter)]
 
 
+def _refuse_randomness(node: ir.Node) -> None:
+    if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+        raise UnsupportedError(
+            f"{describe_node(node)} draws random numbers while the module trains",
+            expected="no randomness but dropout",
+            remedy="remove the layer, or put it in eval mode while the rest is in train mode",
+        )
+
+
 def _to_inference_form(node: ir.Node) -> None:
     if node.op_type == "Dropout":
         node.resize_inputs(2)
@@ -271,7 +309,7 @@ def reference(
         name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in module.named_parameters()
     }
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    with _training(module), _without_dropout():
+    with _training(module), dropout_off():
         result = torch.func.functional_call(module, {**parameters, **buffers}, as_tensors(module, inputs))
     outputs = [result] if isinstance(result, torch.Tensor) else list(result)
     target = draw_target(_array(outputs[0]))
@@ -293,25 +331,3 @@ def reference(
 def _array(tensor: torch.Tensor) -> Array:
     array: Array = tensor.detach().cpu().numpy()
     return array
-
-
-_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d"} | {
-    f"{kind}_dropout" for kind in ("alpha", "feature", "feature_alpha")
-}
-
-
-def _without_dropout() -> contextlib.AbstractContextManager[object]:
-    """Make every dropout the identity, that of a functional call in a forward too."""
-    import torch
-
-    class WithoutDropout(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = dict(kwargs or {})
-            # `dropout`, `dropout_` in place, `dropout.default` in a graph that torch.export made
-            if getattr(function, "__name__", "").partition(".")[0].rstrip("_") in _DROPOUTS:
-                return args[0] if args else kwargs["input"]
-            if kwargs.get("dropout_p"):
-                kwargs["dropout_p"] = 0.0
-            return function(*args, **kwargs)
-
-    return WithoutDropout()

@@ -9,7 +9,14 @@ from torch import nn
 
 from gradfuse.converters import convert, from_pytorch
 from gradfuse.converters.pytorch import example_for
-from gradfuse.graph import ConversionError, GradientGraph, InputError, TrainableModel, evaluate
+from gradfuse.graph import (
+    ConversionError,
+    GradientGraph,
+    InputError,
+    TrainableModel,
+    UnsupportedError,
+    evaluate,
+)
 from gradfuse.graph.model import FROZEN, UNBIASED_VARIANCE
 from gradfuse.graph.source import source_layer
 from gradfuse.models import mlp
@@ -198,6 +205,54 @@ def test_several_inputs_share_the_batch():
     conversion = convert(Two(), example_input=(np.full((2, 4), 4), np.zeros((2, 3))))
     assert [str(spec) for spec in conversion.model.inputs] == ["tokens int64[batch, 4]", "x float[batch, 3]"]
     assert conversion.parity.loss == "mse"
+
+
+def test_attention_with_dropout_and_features_dropped_whole_agree_with_autograd():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout1d(0.2)
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True, activation="gelu")
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.layer(self.drop(x)).mean(1))
+
+    conversion = convert(Encoder(), example_input=(3, 4))
+    assert conversion.parity.error < 1e-4
+    assert len(nodes(conversion.model, "Dropout")) == 5
+    graph = GradientGraph.of(conversion.model).onnx
+    whole = next(node for node in graph.graph if node.op_type == "Dropout")
+    assert [dim if isinstance(dim, int) else dim.value for dim in whole.outputs[0].shape] == ["batch", 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.AlphaDropout(0.2)),
+            r"RandomUniformLike node .*\(layer 1\) draws random numbers",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=None)),
+            "the BatchNorm layer '1' has momentum=None",
+        ),
+    ],
+)
+def test_what_cannot_train_alike_is_refused(module, message):
+    with pytest.raises(UnsupportedError, match=message):
+        convert(module)
+
+
+def test_an_operator_that_the_exporter_lacks_is_named():
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    with pytest.raises(
+        ConversionError, match=r"cannot translate scaled_dot_product_attention: only 4D query"
+    ):
+        convert(Attention(), example_input=(3, 4))
 
 
 def test_conversion_is_silent(capfd):
