@@ -1,1 +1,1 @@
-"""Measurements of gradfuse beside its peers; `python -m benchmarks` lists them."""
+"""Speed, measured: `python -m benchmarks NAME`."""

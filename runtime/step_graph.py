@@ -29,6 +29,7 @@ class StepGraph:
         data: The inputs that a batch fills: the model's data inputs, then the target where the loss takes one.
         learning_rate: Name of the float64 scalar input.
         initial: The state before the first step, by input name.
+        memory: Names of the state's inputs that only the optimizer reads.
         next: Name of the output with the next value of each part of the state, by input name.
         loss: Name of the output with the loss.
         gradient_norm: Name of the output with the Euclidean norm of all parameters' gradients, before the fuses on them.
@@ -39,6 +40,7 @@ class StepGraph:
     data: tuple[TensorSpec, ...]
     learning_rate: str
     initial: Mapping[str, Array]
+    memory: tuple[str, ...]
     next: Mapping[str, str]
     loss: str
     gradient_norm: str
@@ -78,6 +80,7 @@ class StepGraph:
             (*source.inputs, *(spec_of(value) for value in targets)),
             rate.value.name or "",
             {**initial_values(source, (*source.parameters, *source.state)), **memory},
+            tuple(memory),
             {name: tensor.value.name or "" for name, tensor in updates.items()},
             gradients.loss_output,
             norm.value.name or "",

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from .session import EvaluationSession, StepResult, TrainingSession
 from .step_graph import EvaluationGraph, StepGraph, initial_values
 
 __all__ = ["Score", "TrainingResult", "score", "train"]
+
+_STEPS_BETWEEN_SWEEPS = 64
+"""Steps in which momentum does not decay from negligible to subnormal."""
 
 Show: TypeAlias = "Callable[[int, int, str], None]"
 """Shows how many steps are done, of how many, and a text."""
@@ -283,6 +287,8 @@ class _Training:
                 self._diverged_at = self._step
                 break
             self._step += 1
+            if self._step % _STEPS_BETWEEN_SWEEPS == 0:
+                self._session.drop_subnormals()
             show(self._step, steps, f"epoch {epoch}, loss {result.loss:.4g}")
         return results, sizes, rate
 
@@ -367,6 +373,8 @@ def _progress_bar(enabled: bool) -> Iterator[Show]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What is printed while the bar shows goes above it, unless standard output is a file.
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=redirect) as bar:
         task = bar.add_task("training", total=None)
         yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)

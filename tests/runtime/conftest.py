@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+
 from gradfuse.graph import TrainableModel
 from gradfuse.graph.model import UNBIASED_VARIANCE
 

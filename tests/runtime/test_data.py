@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from gradfuse.graph import InputError, TensorSpec
 from gradfuse.runtime.data import batches, fit_data, split
 

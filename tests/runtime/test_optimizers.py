@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from gradfuse.graph import InputError
 from gradfuse.runtime.optimizers import SGD, AdamW, optimizer_named
 

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from gradfuse.graph import GradientGraph, InputError
 from gradfuse.runtime import session
 from gradfuse.runtime.optimizers import AdamW

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from gradfuse.graph import InputError
 from gradfuse.runtime.readers import load_data
 

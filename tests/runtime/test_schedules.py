@@ -3,6 +3,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+
 from gradfuse.graph import InputError
 from gradfuse.runtime.schedules import Schedule
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from gradfuse.graph import ALL_PARAMETERS, Fuse, GradientGraph, insert_fuses
 from gradfuse.runtime.optimizers import SGD, AdamW
 from gradfuse.runtime.session import EvaluationSession, TrainingSession
@@ -184,3 +185,23 @@ def test_correct_counts_predictions_before_the_update(model, examples):
     hidden = np.maximum(data[0] @ weights["fc1_weight"].T + weights["fc1_bias"], 0)
     logits = hidden @ weights["fc2_weight"].T + weights["fc2_bias"]
     assert session.run(np.arange(64), 0.1).correct == (logits.argmax(1) == data[1]).sum()
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.9), AdamW()])
+def test_what_the_optimizer_remembers_never_turns_subnormal(optimizer, model, examples):
+    """No gradient reaches the first weights from inputs that are zero."""
+    x, y = examples(64)
+    step = StepGraph.of(GradientGraph.of(model("mlp")), optimizer)
+    session = TrainingSession(step, (0 * x, y), threads=1)
+    memory = next(name for name in step.memory if name.startswith("fc1_weight"))
+    state = {**step.initial, memory: np.full((32, 64), 1e-39, np.float32)}
+    state[memory][0] = 1e-20
+    for current in range(2):
+        session.load(state)
+        for _ in range(current):
+            session.run(np.arange(64), 0.1)
+        session.drop_subnormals()
+        session.run(np.arange(64), 0.1)
+        after = session.copy_state()[memory]
+        assert (after[0] > 1e-21).all()
+        assert (after[1:] == 0).all()

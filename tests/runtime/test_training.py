@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from gradfuse.graph import GradientGraph, InputError, TrainableModel, evaluate
 from gradfuse.runtime import SGD, AdamW, Schedule, score, train
 
@@ -270,6 +271,14 @@ def test_losses_without_right_and_wrong_have_no_accuracy(model, examples):
     assert 0 <= bce.train_accuracy <= 1
 
 
-def test_progress_goes_to_stderr(model, examples, capsys):
-    train(GradientGraph.of(model("mlp")), examples(64), epochs=1, progress=True, threads=1)
-    assert capsys.readouterr().out == ""
+def test_progress_goes_to_stderr_and_prints_to_stdout(model, examples, capsys):
+    gradients, data = GradientGraph.of(model("mlp")), examples(64)
+    train(
+        gradients,
+        data,
+        epochs=1,
+        progress=True,
+        threads=1,
+        on_epoch=lambda metrics: sys.stdout.write(f"epoch {metrics.epoch}\n"),
+    )
+    assert capsys.readouterr().out == "epoch 1\n"
