@@ -53,6 +53,7 @@ def torch_twin(torch: ModuleType, name: str, initial: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_each_of_100_losses_is_that_of_torch(name, optimizer, model, examples):
     torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     ours, kind, options = OPTIMIZERS[optimizer]
     x, y = examples(512, *((1, 8, 8) if name == "cnn" else (64,)))
     source = model(name)
