@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..graph.errors import InputError
 from ..graph.model import TrainableModel
@@ -76,14 +74,13 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
         return Conversion(source)
     framework = framework_of(source)
     if framework == "pytorch":
-        example = pytorch.example_for(source) if example_input is None else _example(example_input)
-        inputs = pytorch.as_tensors(source, example)
-        model = pytorch.from_pytorch(source, inputs, opset=opset)
-        examples = [tensor.detach().cpu().numpy() for tensor in inputs]
+        tensors = pytorch.as_tensors(source, _examples(pytorch.example_for, source, example_input))
+        model = pytorch.from_pytorch(source, tensors, opset=opset)
+        examples = [tensor.detach().cpu().numpy() for tensor in tensors]
         reference = partial(pytorch.reference, source)
     elif framework == "keras":
         model = keras.from_keras(source, opset=opset)
-        examples = list(keras.example_for(source) if example_input is None else _example(example_input))
+        examples = _examples(keras.example_for, source, example_input) if verify else []
         reference = partial(keras.reference, source)
     else:
         raise InputError(
@@ -95,10 +92,10 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
     )
 
 
-def _example(example_input: Any) -> tuple[Any, ...]:
-    """One array for each input."""
-    if not isinstance(example_input, (tuple, list)):
-        return (example_input,)
-    if all(isinstance(length, int) for length in example_input):
-        return (np.zeros((2, *example_input), np.float32),)
-    return tuple(example_input)
+def _examples(example_for: Callable[..., Any], source: Any, example_input: Any) -> list[Any]:
+    """One array for each input, from arrays, from the shape of one input, or from what the model tells."""
+    several = isinstance(example_input, (tuple, list))
+    if example_input is None or (several and all(isinstance(length, int) for length in example_input)):
+        example_input = example_for(source, example_input)
+        several = isinstance(example_input, tuple)
+    return list(example_input) if several else [example_input]

@@ -350,24 +350,28 @@ def _check_ops(graph: ir.Graph) -> None:
             )
 
 
-def example_for(model: Any) -> tuple[Array, ...]:
+def example_for(model: Any, shape: Sequence[int] | None = None) -> tuple[Array, ...]:
     """An example of two for each input.
 
+    Args:
+        model: The model.
+        shape: Shape of one input without the batch, where the model leaves it open; the same for each input.
+
     Raises:
-        InputError: The model leaves a length open.
+        InputError: There is no shape, and the model leaves a length open.
     """
     keras = require("tensorflow", "keras")
     embeddings = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Embedding)]
-    largest = min((layer.input_dim for layer in embeddings), default=2) - 1
+    token = min((layer.input_dim for layer in embeddings), default=1) - 1
     examples = []
-    for shape, dtype in _input_specs(model):
-        if None in shape[1:]:
+    for own_shape, dtype in _input_specs(model):
+        lengths = own_shape[1:] if shape is None else tuple(shape)
+        if None in lengths:
             raise InputError(
-                f"the Keras model {model.name!r} takes inputs of shape {list(shape)}",
+                f"the Keras model {model.name!r} takes inputs of shape {list(own_shape)}",
                 expected="example_input, or --input-shape, as 28x28x1",
             )
-        fill = largest if embeddings else 0
-        examples.append(np.full((2, *(length or 0 for length in shape[1:])), fill, dtype))
+        examples.append(np.full((2, *(length or 0 for length in lengths)), token, dtype))
     return tuple(examples)
 
 

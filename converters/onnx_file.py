@@ -23,9 +23,10 @@ from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
 
 from ..graph.errors import InputError, some
 from ..graph.files import MAX_IR_VERSION, load_model
+from ..graph.lowering import OPSETS
 from ..graph.model import FROZEN, TrainableModel
 from .folding import fold_integers
-from .opset import OPSETS, to_opset
+from .opset import to_opset
 
 __all__ = ["choose_parameters", "from_onnx"]
 

@@ -7,15 +7,12 @@ import onnx_ir as ir
 
 from ..graph.errors import ConversionError, InputError
 from ..graph.files import MAX_IR_VERSION
+from ..graph.lowering import OPSETS
 
-__all__ = ["OPSETS", "check_opset", "to_opset"]
+__all__ = ["check_opset", "to_opset"]
 
-OPSETS = range(18, 22)
-"""The opsets that a converted model may have: the notation of gradients begins at 18, onnxruntime-training ends at 21."""
-
-_WEIGHT = (
-    1024  # elements from which an initializer is a weight, rather than axes or pads that the conversion reads
-)
+_WEIGHT = 1024
+"""Elements from which an initializer is a weight, rather than axes or pads that the conversion reads."""
 
 
 def check_opset(opset: int) -> None:

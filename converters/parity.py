@@ -96,7 +96,7 @@ def check_parity(
     """
     rng = np.random.default_rng(seed)
     batch = 5 if len(examples[0]) != 5 else 7
-    inputs = [_draw(rng, batch, example) for example in examples]
+    inputs = [_draw(rng, batch, np.asarray(example)) for example in examples]
     loss = _loss_for(model.outputs[0])
     theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
     graph = GradientGraph.of(_without_dropout(model), loss)

@@ -171,31 +171,37 @@ def as_tensors(module: torch.nn.Module, inputs: Inputs) -> tuple[torch.Tensor, .
     return tuple(tensor.to(first.dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
 
 
-def example_for(module: torch.nn.Module) -> Array:
+def example_for(module: torch.nn.Module, shape: Sequence[int] | None = None) -> Array:
     """An example of two inputs, as far as the module's first layer with parameters tells.
 
+    Args:
+        module: The module.
+        shape: Shape of one input without the batch, where it is known.
+
     Raises:
-        InputError: It does not tell.
+        InputError: There is no shape, and the layer does not tell.
     """
     from torch import nn
 
-    match next((layer for layer in module.modules() if _fixes_input(layer)), None):
-        case nn.Unflatten(dim=1, unflattened_size=shape):
-            return np.zeros((2, math.prod(shape)), np.float32)
+    layer = next((layer for layer in module.modules() if _fixes_input(layer)), None)
+    if isinstance(layer, nn.Embedding):
+        return np.full((2, *(shape or (8,))), layer.num_embeddings - 1)
+    match layer:
+        case _ if shape is not None:
+            pass
+        case nn.Unflatten(dim=1, unflattened_size=lengths):
+            shape = (math.prod(lengths),)
         case nn.Linear(in_features=width) | nn.BatchNorm1d(num_features=width):
-            return np.zeros((2, width), np.float32)
-        case nn.LayerNorm(normalized_shape=shape):
-            return np.zeros((2, *shape), np.float32)
-        case nn.Embedding(num_embeddings=count):
-            return np.full((2, 8), count - 1)
-        case other:
-            first = (
-                "a module without parameters" if other is None else f"its first layer {type(other).__name__}"
-            )
+            shape = (width,)
+        case nn.LayerNorm(normalized_shape=lengths):
+            shape = lengths
+        case _:
+            first = f"its first layer {type(layer).__name__}" if layer else "a module without parameters"
             raise InputError(
                 f"the input shape of {type(module).__name__} does not follow from {first}",
                 expected="example_input, or --input-shape, as 1x28x28",
             )
+    return np.zeros((2, *shape), np.float32)
 
 
 def _fixes_input(layer: torch.nn.Module) -> bool:
@@ -311,7 +317,8 @@ def reference(
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
     with _training(module), dropout_off():
         result = torch.func.functional_call(module, {**parameters, **buffers}, as_tensors(module, inputs))
-    outputs = [result] if isinstance(result, torch.Tensor) else list(result)
+    leaves = torch.utils._pytree.tree_leaves(result)
+    outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     target = draw_target(_array(outputs[0]))
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     scalar = losses[loss](outputs[0], torch.as_tensor(target, device=outputs[0].device))

@@ -314,6 +314,12 @@ def test_the_input_shape_follows_from_the_first_layer(module, shape):
     assert example_for(module).shape == shape
 
 
+def test_tokens_take_their_range_from_the_embedding():
+    example = example_for(nn.Sequential(nn.Embedding(9, 3)), (5,))
+    assert example.shape == (2, 5)
+    assert example.max() == 8
+
+
 def test_a_convolution_needs_an_example():
     with pytest.raises(
         InputError, match=r"does not follow from its first layer Conv2d; example_input, or --input-shape"
