@@ -1,4 +1,4 @@
-"""Runs a benchmark by name."""
+"""`python -m benchmarks NAME`: runs one benchmark; without a name it lists them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import importlib
 import sys
 
 BENCHMARKS = {
+    "step": "time of a training step, against PyTorch, Keras and onnxruntime's own training API",
     "kernels": "gradients of single ops, each written in several ways",
+    "portability": "the same graphs on the newest plain onnxruntime",
+    "step": "a training step, against PyTorch, Keras and onnxruntime's own training API",
+    "portability": "the same graphs on the newest plain onnxruntime",
 }
-"""What each module of this folder measures; its `main` prints a table."""
+"""Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     """Run the benchmark that the first argument names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in BENCHMARKS:
-        listed = "\n".join(f"  {known}  {what}" for known, what in BENCHMARKS.items())
-        sys.exit(f"usage: python -m benchmarks NAME\n{listed}")
-    importlib.import_module(f"benchmarks.{name}").main(*sys.argv[2:])
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print("usage: python -m benchmarks NAME\n")
+        for name, what in BENCHMARKS.items():
+            print(f"  {name:12} {what}")
+        return 2
+    return int(importlib.import_module(f"{__package__}.{arguments[0]}").main(arguments[1:]))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(sys.argv[1:]))

@@ -107,12 +107,14 @@ class AdamW:
         beta2: Decay of the mean of the squared gradient, in [0, 1).
         eps: Added to the root of the mean squared gradient.
         weight_decay: Factor of learning rate and parameter that is subtracted from the parameter.
+        epsilon_hat: Add eps to sqrt(v') rather than to sqrt(v' / (1 - b2^t)), as Keras does (Kingma and Ba 2015, section 2).
     """
 
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
+    epsilon_hat: bool = False
 
     name: ClassVar[str] = "adamw"
 
@@ -143,12 +145,13 @@ class AdamW:
         t = new[_STEPS].cast(learning_rate.dtype)
         scale = ((1 - _power(self.beta2, t)) / (1 - self.beta2)).sqrt()
         rate = learning_rate * scale * (1 - self.beta1) / (1 - _power(self.beta1, t))
+        floor = scale * self.eps / ((1 - _power(self.beta2, t)).sqrt() if self.epsilon_hat else 1)
         kept = 1 - learning_rate * self.weight_decay
         for name, p in parameters.items():
             g = gradients[name]
             m = new[_gradients(name)] = state[_gradients(name)] * self.beta1 + g
             v = new[_squares(name)] = state[_squares(name)] * self.beta2 + g.square()
-            step = m / (v.sqrt() + (scale * self.eps).cast_like(p))
+            step = m / (v.sqrt() + floor.cast_like(p))
             decayed = p * kept.cast_like(p) if self.weight_decay else p
             new[name] = decayed - step * rate.cast_like(p)
         return new
