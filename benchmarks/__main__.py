@@ -9,8 +9,6 @@ BENCHMARKS = {
     "step": "time of a training step, against PyTorch, Keras and onnxruntime's own training API",
     "kernels": "gradients of single ops, each written in several ways",
     "portability": "the same graphs on the newest plain onnxruntime",
-    "step": "a training step, against PyTorch, Keras and onnxruntime's own training API",
-    "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""
 

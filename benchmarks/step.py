@@ -91,7 +91,7 @@ def _check_losses(losses: dict[str, float]) -> None:
             )
 
 
-def main(*arguments: str) -> None:
+def main(arguments: list[str]) -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks step", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -111,6 +111,7 @@ def main(*arguments: str) -> None:
                 f"{side}, {case}, {optimizer}: {why}" for side, why in times.items() if isinstance(why, str)
             ]
     _print(rows, notes, options.threads)
+    return 0
 
 
 def _cell(times: list[float] | str, reference: list[float] | str) -> str:
