@@ -1,1 +1,1 @@
-"""Speed, measured: `python -m benchmarks NAME`."""
+"""Measurements of gradfuse beside its peers; `python -m benchmarks` lists them."""

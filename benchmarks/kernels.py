@@ -1,12 +1,13 @@
-"""Gradients of single ops, each written in several ways: what the table of gradients (`graph/gradients/`) uses, and what else
-ONNX or ONNX Runtime offers.
+"""Gradients of single ops, each written in several ways.
 
-Each alternative is a graph in a process of its own; the processes measure in turn, so that a busy moment of the machine
-meets all of them. Printed is the median time of one run, and the largest difference from the first alternative's result.
+Measured are the table's own formula (`graph/gradients/`) and what else ONNX or ONNX Runtime offers. Each alternative is a graph
+in a process of its own; the processes measure in turn, so that a busy moment of the machine meets all of them. Printed is the
+median time of one run, and the largest difference from the first alternative's result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -206,19 +207,20 @@ KERNELS = [
 ]
 
 
-def main(*names: str) -> None:
-    """Print the table of all kernels, or of those whose name contains one of `names`."""
+def main(arguments: list[str]) -> int:
+    """Print the table of all kernels, or of those whose name contains one of `arguments`."""
     for kernel in KERNELS:
-        if not names or any(name in kernel.name for name in names):
+        if not arguments or any(name in kernel.name for name in arguments):
             print(f"\n{kernel.name}")
             for name, milliseconds, difference in measure(kernel):
-                print(f"  {name:32} {milliseconds:8.2f} ms   {difference:.0e}")
+                print(f"  {name:32} {milliseconds:8.2f} ms   {difference:.0e}", flush=True)
+    return 0
 
 
 def measure(kernel: Kernel) -> list[tuple[str, float, float]]:
     """Name, median time in milliseconds and difference from the first result, for each alternative that runs here."""
     context = multiprocessing.get_context("spawn")
-    started = []
+    started: list[tuple[str, Any, list[Array], list[float]]] = []
     for name, model in kernel.graphs():
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(model, kernel.data(), theirs), daemon=True)
@@ -229,6 +231,8 @@ def measure(kernel: Kernel) -> list[tuple[str, float, float]]:
     for _, (_, pipe, _, times) in itertools.product(range(ROUNDS), started):
         pipe.send(None)
         times.extend(pipe.recv())
+    for _, pipe, _, _ in started:
+        pipe.close()
     first = started[0][2]
     return [
         (name, 1e3 * float(np.median(times)), _difference(results, first))
@@ -267,9 +271,10 @@ def _serve(
         binding.bind_output(output.name)
     session.run_with_iobinding(binding)
     pipe.send(binding.copy_outputs_to_cpu())
-    while True:
-        pipe.recv()
-        pipe.send([_seconds(session, binding) for _ in range(RUNS)])
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.recv()
+            pipe.send([_seconds(session, binding) for _ in range(RUNS)])
 
 
 def _seconds(session: Any, binding: Any) -> float:

@@ -35,13 +35,14 @@ def batch_normalization(g: Adjoint) -> Gradients:
     axes = [0, *range(2, rank)]
     inverse = 1.0 / (variance + epsilon).sqrt()
     slope = gamma * inverse
-    xhat = (g.x - per_channel(mean, rank)) * per_channel(inverse, rank)
+    # x - mean is a node of the forward pass too; scaling by 1 / std after the sums spares a pass over x.
+    deviation = g.x - per_channel(mean, rank)
     dbeta = g.dy.sum(axes, keepdims=False)
-    dgamma = (g.dy * xhat).sum(axes, keepdims=False)
+    dgamma = (g.dy * deviation).sum(axes, keepdims=False) * inverse
     if BATCH_STATISTICS not in g.node.metadata_props:
         return g.dy * per_channel(slope, rank), dgamma, dbeta, -dbeta * slope, -0.5 * dgamma * slope * inverse
     n = g.x.count(axes)
-    centred = g.dy - per_channel(dbeta / n, rank) - xhat * per_channel(dgamma / n, rank)
+    centred = g.dy - per_channel(dbeta / n, rank) - deviation * per_channel(inverse * dgamma / n, rank)
     return per_channel(slope, rank) * centred, dgamma, dbeta
 
 

@@ -21,11 +21,29 @@ def max_pool(g: Adjoint) -> Gradients:
     if g.attribute("storage_order", 0):
         raise g.unsupported("column-major storage_order")
     indices = g.extra_output(1, ir.DataType.INT64)
+    window = Window.of(g, g.attribute("kernel_shape", ()))
+    if _is_partition(g, window):
+        return (
+            g.builder.op(
+                "MaxUnpool", g.dy, indices, x.shape(), kernel_shape=window.kernel, strides=window.strides
+            ),
+        )
     flat = x.zeros_like().reshape(-1)
     added = g.builder.op(
         "ScatterElements", flat, indices.reshape(-1), g.dy.reshape(-1), axis=0, reduction="add"
     )
     return (added.reshape_like(x),)
+
+
+def _is_partition(g: Adjoint, window: Window) -> bool:
+    """Whether each element of the input lies in exactly one window."""
+    if window.kernel != window.strides or any(window.pads) or max(window.dilations) > 1:
+        return False
+    lengths = [(g.x.length(axis), g.y.length(axis)) for axis in window.axes]
+    return all(
+        isinstance(x, int) and isinstance(y, int) and x == y * taps
+        for (x, y), taps in zip(lengths, window.kernel, strict=True)
+    )
 
 
 def average_pool(g: Adjoint) -> Gradients:
@@ -34,10 +52,26 @@ def average_pool(g: Adjoint) -> Gradients:
     if g.attribute("ceil_mode", 0):
         raise g.unsupported("ceil_mode; pad the input explicitly instead")
     share = g.dy / _window_sizes(g, window)
+    if _is_partition(g, window):
+        return (_repeated(share, window),)
     # With the channels folded into the batch, one plane of ones spreads all of them.
     planes = share.reshape(-1, 1, *(g.y.length(axis) for axis in window.axes))
     ones = g.builder.constant(np.ones((1, 1, *window.kernel)), g.dy.dtype)
     return (input_gradient(planes, ones, g.x, g.y, window, 1).reshape_like(g.x),)
+
+
+def _repeated(x: Tensor, window: Window) -> Tensor:
+    """Repeat each element over its window."""
+    scales = x.builder.constant((1.0, 1.0, *window.kernel), ir.DataType.FLOAT)
+    return x.builder.op(
+        "Resize",
+        x,
+        None,
+        scales,
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )
 
 
 def _window_sizes(g: Adjoint, window: Window) -> Tensor | float:
