@@ -1,9 +1,9 @@
 """The fuse plan: the fewest fuses with which every training step stays finite and bounded.
 
-A fuse bounds the update; it does not mend the propagation. Where the predicted norm of all parameters' gradients is beyond the
-limit, one `global-norm` fuse bounds every update. Where that norm's square would overflow float32, a `norm` fuse on the gradient
-of the model's output keeps the whole backward flow in range: the flow is linear in that gradient, so it keeps its direction.
-Where the forward values overflow, no fuse can help, and none is planned.
+A fuse bounds the update; it does not mend the propagation. Where the predicted norm of all parameters' gradients is
+beyond the limit, one `global-norm` fuse bounds every update. Where that norm's square would overflow float32, a `norm`
+fuse on the gradient of the model's output keeps the whole backward flow in range: the flow is linear in that gradient,
+so it keeps its direction. Where the forward values overflow, no fuse can help, and none is planned.
 """
 
 from __future__ import annotations

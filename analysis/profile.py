@@ -1,4 +1,4 @@
-"""From moments to the numbers of a report: RMS of every value and gradient, with an interval, and the trunk of the backward flow."""
+"""From moments to the numbers of a report: RMS of values and gradients with intervals, and the trunk of the backward flow."""
 
 from __future__ import annotations
 

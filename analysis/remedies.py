@@ -1,4 +1,4 @@
-"""What to do about a growth, each remedy with the gain that is predicted once it is applied. One that does not help is not offered."""
+"""Remedies for growth, each with the gain predicted once it is applied. One that does not help is not offered."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import onnx_ir as ir
 from ..graph.gradient_graph import GradientGraph
 from .attribution import attribute
 from .moments import propagate
+from .moments.transfer import elementwise
 from .plan import plan_fuses
 from .profile import Step, trunk
 from .report import Remedy
+from .verdict import GROWTH_LIMIT
 from .what_if import with_layer_norm, with_relu, with_scaled_weights
 
 if TYPE_CHECKING:
@@ -28,11 +30,11 @@ _HELPS = 0.3
 _ROUNDS = 4
 """Steps of the search for a weight scale; each predicts the gain anew."""
 
-AGAIN = "gradfuse report SOURCE"
+_AGAIN = "gradfuse report SOURCE  # again, after the change"
 
 
 def fuse_remedy(evidence: Evidence) -> Remedy | None:
-    """Clipping as planned. The gain that is predicted is the present one: a fuse bounds what an update does, not what flows."""
+    """Clipping as planned. Its predicted gain is the present one: a fuse bounds the update, not the flow."""
     fuses = plan_fuses(evidence.state, evidence.summary)
     if not fuses:
         return None
@@ -66,9 +68,9 @@ def init_remedy(evidence: Evidence) -> Remedy | None:
     return Remedy(
         "init",
         f"draw the weights with standard deviation {spread:.2f} / sqrt(inputs), {factor:.2f} times the present one",
-        AGAIN,
-        f"torch.nn.init.normal_(layer.weight, std={spread:.2f} / layer.weight[0].numel() ** 0.5)",
-        f'keras.initializers.VarianceScaling({spread**2:.2f}, mode="fan_in", distribution="untruncated_normal")',
+        _AGAIN,
+        f"torch.nn.init.normal_(w, std={spread:.2f} * w[0].numel() ** -0.5)",
+        f'keras.initializers.VarianceScaling({spread**2:.2f}, "fan_in", "untruncated_normal")',
         gain,
     )
 
@@ -84,7 +86,7 @@ def normalisation_remedy(evidence: Evidence) -> Remedy | None:
     return Remedy(
         "normalisation",
         "normalise each example before every activation (LayerNorm); BatchNorm in a plain deep network makes gradients grow",
-        AGAIN,
+        _AGAIN,
         "torch.nn.LayerNorm(features)  # before the activation",
         "keras.layers.LayerNormalization()  # before the activation",
         gain,
@@ -99,18 +101,16 @@ def activation_remedy(evidence: Evidence, steps: Sequence[Step]) -> Remedy | Non
     return Remedy(
         "activation",
         "use an activation that grows linearly, with the initialisation that belongs to it",
-        AGAIN,
-        'torch.nn.ReLU()  # and torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")',
-        'keras.layers.Dense(units, activation="relu", kernel_initializer="he_normal")',
+        _AGAIN,
+        "torch.nn.ReLU()  # and torch.nn.init.kaiming_normal_(w)",
+        'keras.layers.Dense(n, "relu", kernel_initializer="he_normal")',
         gain,
     )
 
 
 def _helps(gain: float, evidence: Evidence) -> bool:
-    before = evidence.summary.log10_gain
-    return math.isfinite(gain) and (
-        not math.isfinite(before) or gain < before - _HELPS or bool(evidence.summary.overflow)
-    )
+    """Whether this gain is within the limit and nearer to 1 than the present one."""
+    return abs(gain) < min(abs(evidence.summary.log10_gain) - _HELPS, math.log10(GROWTH_LIMIT))
 
 
 def _gain(gradients: GradientGraph, evidence: Evidence) -> float:
@@ -121,8 +121,8 @@ def _gain(gradients: GradientGraph, evidence: Evidence) -> float:
 
 
 def _is_chain(step: Step) -> bool:
-    """Elementwise ops on a latent with parameters before it."""
-    return step.before.producer() is not None and step.before.producer() is not step.nodes[0].inputs[0]
+    """Elementwise ops on a latent that a layer gives."""
+    return step.before.producer() is not None and step.nodes[0].op_type in elementwise.OPS
 
 
 def _trunk_weights(steps: Iterable[Step]) -> list[str]:

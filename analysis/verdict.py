@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .attribution import Attribution
@@ -55,21 +55,18 @@ def summarise(
     state: Propagation, profile: Sequence[ProfileEntry], attribution: Sequence[Attribution]
 ) -> Summary:
     """Judge a prediction."""
-    gain = sum(row.log10_gain for row in attribution)
-    norm = _global_norm([entry.grad_rms for entry in profile if entry.kind == "parameter"], profile)
-    high = _global_norm([entry.high for entry in profile if entry.kind == "parameter"], profile)
     overflow, phase = overflows(state)
-    danger = (
-        math.inf
-        if overflow
-        else max(
-            _ratio(10.0**gain if gain < 300 else math.inf, GROWTH_LIMIT), _ratio(norm, GLOBAL_NORM_LIMIT)
-        )
-    )
+    finite = all(math.isfinite(entry.grad_rms) for entry in profile)
+    gain = sum(row.log10_gain for row in attribution) if finite else math.inf
+    parameters = [entry for entry in profile if entry.kind == "parameter"]
+    norm = _norm((entry.grad_rms, entry.size) for entry in parameters)
+    high = _norm((entry.high, entry.size) for entry in parameters)
+    danger = max(gain - math.log10(GROWTH_LIMIT), _decades_beyond(norm, GLOBAL_NORM_LIMIT))
+    danger = math.inf if overflow else danger
     widest = max(
         (entry.high / entry.grad_rms for entry in profile if 0 < entry.grad_rms < math.inf), default=1.0
     )
-    reach = max(danger + math.log10(widest), _ratio(high, GLOBAL_NORM_LIMIT))
+    reach = max(danger + math.log10(widest), _decades_beyond(high, GLOBAL_NORM_LIMIT))
     return Summary(_verdict(danger, reach, gain), _risk(danger), gain, norm, overflow, phase)
 
 
@@ -86,11 +83,10 @@ def _risk(danger: float) -> float:
     return 1.0 / (1.0 + math.exp(-_STEEPNESS * max(min(danger, 8.0), -8.0)))
 
 
-def _ratio(number: float, limit: float) -> float:
-    """Decades beyond the limit."""
+def _decades_beyond(number: float, limit: float) -> float:
     return math.log10(number / limit) if number > 0 else -math.inf
 
 
-def _global_norm(rms: Sequence[float], profile: Sequence[ProfileEntry]) -> float:
-    sizes = [entry.size for entry in profile if entry.kind == "parameter"]
-    return math.hypot(*(value * math.sqrt(size) for value, size in zip(rms, sizes, strict=True)))
+def _norm(parts: Iterable[tuple[float, int]]) -> float:
+    """Euclidean norm of tensors of these RMS and sizes."""
+    return math.hypot(*(rms * math.sqrt(size) for rms, size in parts))

@@ -1,5 +1,6 @@
-"""Changes to a model that a remedy would make, as edits of a copy of its gradient graph's forward part; the backward part of the
-copy is left as it is, since moments flow through the forward nodes alone.
+"""Changes to a model that a remedy would make, as edits of a copy of its gradient graph's forward part.
+
+The backward part of the copy is left as it is, since moments flow through the forward nodes alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from ..graph.gradient_graph import GradientGraph
 from ..graph.gradients.engine import DIFFERENTIATES
+from .moments.quadrature import Array
 from .profile import Step
 
 __all__ = ["with_layer_norm", "with_relu", "with_scaled_weights"]
@@ -63,7 +65,7 @@ def _values(gradients: GradientGraph) -> dict[str, ir.Value]:
     return {**produced, **{value.name or "": value for value in graph.inputs}}
 
 
-def _initializer(gradients: GradientGraph, name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def _initializer(gradients: GradientGraph, name: str, array: Array) -> ir.Value:
     tensor = ir.tensor(array, name=name)
     value = ir.Value(
         name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape)

@@ -1,5 +1,6 @@
-"""How elementwise functions transform covariances, by Mehler's formula: for f = sum a_k h_k and g = sum b_k h_k of standard
-Gaussians with correlation r, E f(x) g(y) = sum a_k b_k r^k.
+"""How elementwise functions transform covariances, by Mehler's formula.
+
+For f = sum a_k h_k and g = sum b_k h_k of standard Gaussians with correlation r, E f(x) g(y) = sum a_k b_k r^k (Mehler 1866).
 
 Each function takes both meanings of a covariance (`state`): pairs of channels for dense tensors, lags of one channel otherwise.
 """
@@ -19,7 +20,7 @@ def pairs(vector: Array) -> Array:
     if vector.ndim == 1:
         return np.outer(vector, vector)
     axes = tuple(range(1, vector.ndim))
-    return np.mean(vector**2, axes, keepdims=True)
+    return np.asarray(np.mean(vector**2, axes, keepdims=True))
 
 
 def correlation(moments: Moments) -> Array | None:
@@ -44,7 +45,7 @@ def second_moments(curve: Array, rho: Array) -> Array:
     for order in range(1, TERMS + 1):
         power = power * rho
         total = total + pairs(coefficients[order]) * power
-    return total + pairs(np.sqrt(remainder)) * power * rho
+    return np.asarray(total + pairs(np.sqrt(remainder)) * power * rho)
 
 
 def cross_covariance(f: Array, g: Array, rho: Array) -> Array:

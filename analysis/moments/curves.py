@@ -44,7 +44,9 @@ def as_latent(name: str, moments: Moments) -> Moments:
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
     values = mean + std * broadcast_nodes(mean.ndim)
-    return Moments(moments.mean, moments.variance, moments.covariance, Curve(name, values))
+    return Moments(
+        moments.mean, moments.variance, moments.covariance, Curve(name, values, correlation(moments))
+    )
 
 
 def broadcast_nodes(rank: int) -> Array:
@@ -57,8 +59,7 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
     with np.errstate(all="ignore"):
         mean = expectation(curve.values)
         variance = expectation((curve.values - mean) ** 2)
-        rho = correlation(latent)
-        covariance = None
+        rho, covariance = curve.rho, None
         if rho is not None and np.all(np.isfinite(variance)):
             covariance = _with_variance(second_moments(curve.values, rho) - pairs(mean), variance)
     shape = latent.shape
@@ -98,7 +99,7 @@ def _hessian(gradient: GradientMoments, slope: Array, tilt: Array, latent: Momen
     curvature = np.diag(np.divide(tilt, std, out=np.zeros_like(tilt), where=std > 0))
     if gradient.hessian is None or rho is None:
         return curvature
-    return gradient.hessian * second_moments(slope, rho) + curvature
+    return np.asarray(gradient.hessian * second_moments(slope, rho) + curvature)
 
 
 def _second_order(

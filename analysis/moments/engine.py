@@ -1,8 +1,8 @@
 """Carries moments forward through a gradient graph's forward part, and gradient moments back. Nothing is executed.
 
-The engine does once what every rule would otherwise repeat: it follows shared tensors (weights, and what is computed from weights
-alone), finds the latent of a chain of elementwise ops, adds up what several consumers send back, and passes an op that no rule
-knows, saying so.
+The engine does once what every rule would otherwise repeat: it follows shared tensors (weights, and what is computed
+from weights alone), finds the latent of a chain of elementwise ops, adds up what several consumers send back, and
+passes an op that no rule knows, saying so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .curves import Seed, as_latent, through
 from .elementwise_op import evaluate_node, partial_derivatives
 from .loss import output_gradient
 from .quadrature import NODES, Array
-from .site import Contribution, Operand, Site, Transfer
+from .site import Backward, Contribution, Operand, Site
 from .state import GradientMoments, Moments, ParameterGradient
 from .transfer import elementwise, shape, unknown
 from .transfer.table import MOVES, TABLE
@@ -238,7 +238,7 @@ class _Backward:
         ):
             self._add(value, contribution)
 
-    def _rule(self, site: Site) -> Transfer.backward:  # type: ignore[name-defined]
+    def _rule(self, site: Site) -> Backward:
         if any(note.node is site.node and unknown.APPROXIMATION in note.text for note in self.state.notes):
             return unknown.backward
         if site.node.op_type in elementwise.INDEPENDENT:
@@ -248,7 +248,8 @@ class _Backward:
     def _curve(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:
         value = node.outputs[0]
         moments = self.values[value]
-        assert isinstance(moments, Moments) and moments.curve is not None
+        assert isinstance(moments, Moments)
+        assert moments.curve is not None
         latent = self.values[self.by_name[moments.curve.latent]]
         assert isinstance(latent, Moments)
         self._settle(value, latent)
@@ -279,6 +280,8 @@ class _Backward:
         if isinstance(contribution, ParameterGradient):
             earlier = self.state.shared.get(value)
             self.state.shared[value] = contribution if earlier is None else earlier + contribution
+        elif isinstance(contribution, Seed):
+            self._add_seed(value, contribution)
         else:
             held = self.plain.get(value)
             self.plain[value] = contribution if held is None else held + contribution
@@ -302,10 +305,8 @@ class _Backward:
         if gradient is None:
             return
         site = Site(node, operands, (), self.state.assumptions.batch_size)
-        if node.op_type in MOVES:
-            contributions = shape.static_backward(site, gradient)
-        else:
-            contributions = _scaled(node, operands, gradient)
+        moved = node.op_type in MOVES
+        contributions = shape.static_backward(site, gradient) if moved else _scaled(node, operands, gradient)
         for value, contribution in zip(node.inputs, contributions, strict=False):
             self._add(value, contribution)
 
@@ -331,7 +332,7 @@ def _scaled(
 def _unbroadcast(array: Array, shape: tuple[int, ...]) -> Array:
     padded = (1,) * (array.ndim - len(shape)) + shape
     axes = tuple(i for i, (n, k) in enumerate(zip(array.shape, padded, strict=True)) if k == 1 and n != 1)
-    return array.sum(axes, keepdims=True).reshape(shape)
+    return np.asarray(array.sum(axes, keepdims=True).reshape(shape))
 
 
 def _broadcast_shape(site: Site) -> tuple[int, ...]:

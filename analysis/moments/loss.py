@@ -109,7 +109,7 @@ def _draws(output: Moments) -> Array:
         z = (xi * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     else:
         z = xi * np.sqrt(output.variance.reshape(-1))
-    return output.mean.reshape(-1) + np.concatenate([z, -z])
+    return np.asarray(output.mean.reshape(-1) + np.concatenate([z, -z]))
 
 
 def _moments_over_draws(slope: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
 """Gaussian expectations of curves: functions of one standard Gaussian, given by their values at fixed nodes.
 
-A uniform grid is used instead of Gauss-Hermite nodes because activations have kinks, near which the high-order rule is no better
-and its outermost nodes overflow. Curves are arrays `[NODES, *elements]`.
+A uniform grid is used instead of Gauss-Hermite nodes because activations have kinks, near which the high-order rule is
+no better and its outermost nodes overflow. Curves are arrays `[NODES, *elements]`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["NODES", "TERMS", "Array", "expectation", "hermite_coefficients"]
+__all__ = ["NODES", "TERMS", "WEIGHTS", "Array", "expectation", "hermite_coefficients"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -21,7 +21,8 @@ NODES: Array = np.linspace(-6.0, 6.0, 121)
 TERMS = 8
 """Highest order of the Hermite expansions."""
 
-_WEIGHTS: Array = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
+WEIGHTS: Array = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
+"""Their weights."""
 
 
 def _hermite() -> Array:
@@ -32,12 +33,12 @@ def _hermite() -> Array:
     return np.stack([row / math.sqrt(math.factorial(order)) for order, row in enumerate(rows)])
 
 
-_PROJECTION: Array = _hermite() * _WEIGHTS
+_PROJECTION: Array = _hermite() * WEIGHTS
 
 
 def expectation(curve: Array) -> Array:
     """E f(xi), xi ~ N(0, 1)."""
-    return np.tensordot(_WEIGHTS, curve, 1)
+    return np.tensordot(WEIGHTS, curve, 1)
 
 
 def hermite_coefficients(curve: Array) -> Array:

@@ -8,15 +8,17 @@ from typing import TypeAlias, TypeVar
 
 import onnx_ir as ir
 
+from .curves import Seed
 from .quadrature import Array
 from .state import GradientMoments, Moments, ParameterGradient
 
-__all__ = ["Contribution", "Operand", "Site", "Transfer"]
+__all__ = ["Backward", "Contribution", "Operand", "Site", "Transfer"]
 
 Operand: TypeAlias = "Moments | Array | None"
 """A tensor that depends on the example, one that does not (its value), or an absent input."""
 
-Contribution: TypeAlias = "GradientMoments | ParameterGradient | None"
+Contribution: TypeAlias = "GradientMoments | ParameterGradient | Seed | None"
+"""What an input receives: its gradient, that of a shared tensor, or one that has a slope on the input's latent."""
 
 T = TypeVar("T")
 
@@ -60,7 +62,9 @@ class Site:
     def array(self, index: int) -> Array:
         """Input `index`, which does not depend on the example."""
         operand = self.operands[index]
-        assert operand is not None and not isinstance(operand, Moments), f"input {index} of {self.node.name}"
+        assert not isinstance(operand, Moments | None), (
+            f"input {index} of {self.node.name} depends on the example"
+        )
         return operand
 
     def is_static(self, index: int) -> bool:
@@ -70,12 +74,15 @@ class Site:
     def attribute(self, name: str, default: T) -> T:
         """The attribute's value, or `default` where the node does not have it."""
         attribute = self.node.attributes.get(name)
-        return default if attribute is None else attribute.value  # type: ignore[return-value]
+        return default if attribute is None else attribute.value
 
     @property
     def varying(self) -> list[int]:
         """Indices of the inputs that depend on the example."""
         return [index for index, operand in enumerate(self.operands) if isinstance(operand, Moments)]
+
+
+Backward: TypeAlias = Callable[[Site, Sequence[GradientMoments | None]], Sequence[Contribution]]
 
 
 @dataclass(frozen=True)
@@ -89,5 +96,5 @@ class Transfer:
     """
 
     forward: Callable[[Site], Sequence[Moments]]
-    backward: Callable[[Site, Sequence[GradientMoments | None]], Sequence[Contribution]]
+    backward: Backward
     approximation: str = ""

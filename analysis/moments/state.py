@@ -10,12 +10,13 @@ first), channels taken as uncorrelated. None stands for uncorrelated elements.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .quadrature import Array
 
-__all__ = ["Curve", "GradientMoments", "Moments", "ParameterGradient", "white"]
+__all__ = ["Curve", "GradientMoments", "Moments", "ParameterGradient", "lag0", "white"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Curve:
         latent: Name of the latent tensor, each element N(mean, variance).
         values: The function at the quadrature nodes of the latent, `[NODES, *elements]`, or with positions of length 1 where
             they share one function.
+        rho: Correlation of the latent's elements, in the form of a covariance; None where they are uncorrelated.
     """
 
     latent: str
     values: Array
+    rho: Array | None
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Moments:
     @property
     def second(self) -> Array:
         """E x^2 of each element."""
-        return self.variance + self.mean**2
+        return np.asarray(self.variance + self.mean**2)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
-        return self.mean.shape
+        return tuple(self.mean.shape)
 
     @property
     def known_covariance(self) -> Array:
@@ -75,9 +78,11 @@ class GradientMoments:
         cancelled: Per channel, how much batch normalisation has taken from the variance of the sum over a batch and its
             positions, divided by the batch size; without batch normalisation examples are independent and it is 0.
         tilt: E[gradient x standardised value] of each element, which an elementwise function brings about.
-        tilted_total: Per channel, variance over examples of sum over positions of gradient x standardised value; None where no
+        tilted_total: Per channel, variance over examples of sum over positions of gradient x standardised value; None
+        where no
             elementwise function has said it.
-        hessian: E[d gradient_c / d value_d] of dense tensors, `[C, C]`: the gradient moves with the value that it belongs to, and
+        hessian: E[d gradient_c / d value_d] of dense tensors, `[C, C]`: the gradient moves with the value that it
+        belongs to, and
             so with everything that this value moves with. None counts as 0.
     """
 
@@ -92,7 +97,7 @@ class GradientMoments:
     @property
     def second(self) -> Array:
         """E[gradient^2] of each element."""
-        return self.variance + self.mean**2
+        return np.asarray(self.variance + self.mean**2)
 
     @property
     def known_covariance(self) -> Array:
@@ -103,10 +108,10 @@ class GradientMoments:
     def total(self) -> Array:
         """Per channel, variance of the gradient's sum over a batch and its positions, divided by the batch size."""
         if self.mean.ndim == 1:
-            return np.maximum(self.variance - self.cancelled, 0.0)
+            return np.asarray(np.maximum(self.variance - self.cancelled, 0.0))
         axes = tuple(range(1, self.mean.ndim))
         count = self.mean[0].size
-        return np.maximum(count * self.known_covariance.sum(axes) - self.cancelled, 0.0)
+        return np.asarray(np.maximum(count * self.known_covariance.sum(axes) - self.cancelled, 0.0))
 
     @classmethod
     def of(
@@ -159,6 +164,10 @@ def white(variance: Array) -> Array:
     if variance.ndim == 1:
         return np.diag(variance)
     covariance = np.zeros(variance.shape)
-    axes = tuple(range(1, variance.ndim))
-    covariance[(slice(None), *[0] * len(axes))] = variance.mean(axes)
+    covariance[lag0(variance.ndim)] = variance.mean(tuple(range(1, variance.ndim)))
     return covariance
+
+
+def lag0(rank: int) -> Any:
+    """Index of lag 0 of every channel in an autocovariance of this rank."""
+    return (slice(None), *[0] * (rank - 1))

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..profile import ProfileEntry
 from ..report import Finding, Remedy, RiskReport
+from ..wording import number, power
 
 __all__ = ["gist", "render_text"]
 
@@ -58,7 +59,7 @@ def _verdict_line(report: RiskReport) -> str:
     summary = report.summary
     return (
         f"gradfuse: {summary.verdict.upper()} - {_VERDICTS[summary.verdict]} (risk {summary.risk:.2f},"
-        f" gradient x {_power(summary.log10_gain)} from last layer to first, global norm {_number(summary.global_norm)})"
+        f" growth {power(summary.log10_gain)} from last layer to first, global norm {number(summary.global_norm)})"
     )
 
 
@@ -85,7 +86,7 @@ def _findings(console: Console, report: RiskReport) -> None:
 
 
 def _remedy(remedy: Remedy) -> str:
-    return f"- {remedy.text} [gradient then x {_power(remedy.predicted_log10_gain)}]"
+    return f"- {remedy.text} [growth then: {power(remedy.predicted_log10_gain)}]"
 
 
 def _plan(console: Console, report: RiskReport) -> None:
@@ -121,15 +122,15 @@ def _profile(console: Console, report: RiskReport) -> None:
         table.add_row(
             str(entry.depth),
             Text(_safe(entry.tensor)),
-            _number(entry.value_rms),
-            _number(entry.grad_rms),
+            number(entry.value_rms),
+            number(entry.grad_rms),
             _bar(entry.grad_rms, low, high),
         )
     console.print()
     console.print(table)
     if len(shown) < len(entries):
         console.print(Text(f"{len(shown)} of {len(entries)} parameters; --format json has all"))
-    console.print(Text(f"RMS of value and gradient; the bars run from {_power(low)} to {_power(high)}"))
+    console.print(Text(f"RMS of value and gradient; the bars run from {power(low)} to {power(high)}"))
 
 
 def _thinned(entries: Sequence[ProfileEntry]) -> list[ProfileEntry]:
@@ -153,19 +154,6 @@ def _bar(value: float, low: float, high: float) -> str:
         return "#" * (_BAR - 1) + ">"
     share = (math.log10(value) - low) / (high - low) if high > low else 1.0
     return "#" * max(1, round(share * _BAR))
-
-
-def _power(log10: float) -> str:
-    """Ten to a power, written the way a person reads it."""
-    if not math.isfinite(log10):
-        return "infinity" if log10 > 0 else "0"
-    return _number(10.0**log10) if abs(log10) < 300 else f"1e{log10:+.0f}"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "infinite"
-    return f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
 def _safe(name: str) -> str:

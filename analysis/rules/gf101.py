@@ -1,36 +1,40 @@
 """The gradient grows with depth.
 
 ## What it sees
-The gradient's RMS at the model's output and at the first layer's, as predicted from the graph and its weights, and the norm of
-all parameters' gradients together. A growth of 100-fold or a norm of 100 is an error, a growth of 10-fold a warning.
+The gradient's RMS at the model's output and at the first layer's, as predicted from the graph and its weights, and the
+norm of all parameters' gradients together. A growth of 100-fold or a norm of 100 is an error, a growth of 10-fold a warning.
 
 ## Why it is bad
 Each layer multiplies the squared gradient by chi = sigma_w^2 E[phi'^2]. Over L layers that is chi^L: the update of the first
-layers is so large that the loss jumps or becomes NaN, while a learning rate that is small enough for them hardly moves the last.
+layers is so large that the loss jumps or becomes NaN, while a learning rate that is small enough for them hardly moves
+the last.
 
 ## Example
-Twenty ReLU layers whose weights have a standard deviation of 2.1 / sqrt(inputs): chi = 2.1^2 / 2 = 2.2, so that the gradient's
-RMS grows by 1.48 per layer, and 2,700-fold in all. With sqrt(2 / inputs), He's initialisation, chi is 1.
+Twenty ReLU layers whose weights have a standard deviation of 2.1 / sqrt(inputs): chi = 2.1^2 / 2 = 2.2, so that the
+gradient's RMS grows by 1.48 per layer, and 2,700-fold in all. With sqrt(2 / inputs), He's initialisation, chi is 1.
 
 ## Cure
-In this order: weights at the scale that makes chi 1 (the finding says which); a normalisation where the recomputed gain falls with
-it (LayerNorm; BatchNorm holds the activations, yet in a plain deep network it makes gradients grow 1.2-fold per ReLU layer);
-residual branches. A fuse, that is gradient clipping, bounds the update and not the propagation: training stays finite, and the
-first layers still see gradients out of proportion. A smaller or decaying learning rate does not touch the gradient at all. A
-LeakyReLU or PReLU in place of a ReLU raises the gradient unless the weights are rescaled by sqrt(2 / (1 + a^2)).
+In this order: weights at the scale that makes chi 1 (the finding says which); a normalisation where the recomputed
+gain falls with it (LayerNorm; BatchNorm holds the activations, yet in a plain deep network it makes gradients grow
+1.2-fold per ReLU layer); residual branches. A fuse, that is gradient clipping, bounds the update and not the
+propagation: training stays finite, and the first layers still see gradients out of proportion. A smaller or decaying
+learning rate does not touch the gradient at all. A LeakyReLU or PReLU in place of a ReLU raises the gradient unless
+the weights are rescaled by sqrt(2 / (1 + a^2)).
 
 ## References
-Glorot and Bengio 2010; He et al. 2015; Poole et al. 2016; Schoenholz et al. 2017 (deep information propagation); Yang et al. 2019 (a
-mean field theory of batch normalization); Pascanu et al. 2013 (clipping).
+Glorot and Bengio 2010; He et al. 2015; Poole et al. 2016; Schoenholz et al. 2017 (deep information propagation); Yang
+et al. 2019 (a mean field theory of batch normalization); Pascanu et al. 2013 (clipping).
 """
 
 from __future__ import annotations
 
 import math
 
+from ..profile import CAUSES
 from ..remedies import fuse_remedy, init_remedy, normalisation_remedy
 from ..report import Finding
 from ..verdict import GLOBAL_NORM_LIMIT, GROWTH_LIMIT, GROWTH_WARNING
+from ..wording import factor, number, power
 from .rule import Evidence, Rule
 
 __all__ = ["RULE"]
@@ -56,7 +60,7 @@ def check(evidence: Evidence) -> list[Finding]:
             {
                 "log10_gain": summary.log10_gain,
                 "global_norm": summary.global_norm,
-                "layers": len(evidence.attribution),
+                "layers": _layers(evidence),
                 "overflow": summary.overflow,
                 "causes": _causes(evidence),
             },
@@ -76,43 +80,35 @@ def _severity(gain: float, norm: float, overflow_phase: str) -> str | None:
 
 def _causes(evidence: Evidence) -> dict[str, float]:
     """The gain of all layers by cause."""
-    causes = ("weight", "activation", "normalisation", "residual", "recurrence")
-    return {cause: sum(getattr(row, cause) for row in evidence.attribution) for cause in causes}
+    return {cause: sum(getattr(row, cause) for row in evidence.attribution) for cause in CAUSES}
 
 
 def _message(evidence: Evidence) -> str:
     summary = evidence.summary
     parts = [
-        f"from the output back to the first layer the gradient's RMS grows {factor(summary.log10_gain)}"
-        f" over {len(evidence.attribution)} layers"
+        f"the gradient's RMS grows {factor(summary.log10_gain)} from the output back to the first of"
+        f" {_layers(evidence)} layers"
     ]
     if not summary.global_norm < GLOBAL_NORM_LIMIT:
         parts.append(f"the norm of all parameters' gradients is {number(summary.global_norm)}")
     if summary.overflow:
         kind = "value" if summary.overflow_phase == "forward" else "gradient"
         parts.append(f"float32 overflows at the {kind} of {summary.overflow}")
-    causes = _causes(evidence)
-    main = max(causes, key=lambda cause: causes[cause])
-    if causes[main] > 0:
-        worst = max(evidence.attribution, key=lambda row: getattr(row, main))
-        parts.append(
-            f"most of it comes from {main} ({factor(causes[main])}), layer {worst.layer} first"
-            f" ({factor(getattr(worst, main))} alone)"
-        )
-    return "; ".join(parts)
+    return "; ".join([*parts, *_why(evidence)])
 
 
-def factor(log10: float) -> str:
-    """A growth in words: `2,700-fold`."""
-    return (
-        "without bound"
-        if not math.isfinite(log10)
-        else f"{number(10.0**log10 if log10 < 300 else math.inf)}-fold"
-    )
+def _why(evidence: Evidence) -> list[str]:
+    """What each cause does to the gradient, the largest first, and where the first of them does it most."""
+    causes = sorted(_causes(evidence).items(), key=lambda item: -item[1])
+    main, gain = causes[0]
+    if gain <= 0:
+        return []
+    worst = max(evidence.attribution, key=lambda row: getattr(row, main))
+    parts = [f"{cause} {power(part)}" for cause, part in causes if abs(part) >= 0.05]
+    return [
+        f"factors: {', '.join(parts)}; layer {worst.layer} has the largest {main} factor, {power(getattr(worst, main))}"
+    ]
 
 
-def number(value: float) -> str:
-    """Three digits that a person reads at a glance."""
-    if not math.isfinite(value):
-        return "infinite"
-    return f"{float(f'{value:.3g}'):,.10g}" if 0.001 <= abs(value) < 1e7 else f"{value:.2g}"
+def _layers(evidence: Evidence) -> int:
+    return max((entry.depth for entry in evidence.profile), default=0)

@@ -1,23 +1,24 @@
 """An activation grows faster than linearly.
 
 ## What it sees
-Elementwise functions (one op, or a chain of them) which, at the predicted distribution of their input, more than double where the
-input doubles: exponentials, squares, higher powers. It is an error where float32 overflows behind one, or where the report says
-`explodes` and the attribution puts part of the growth down to it; a warning where the function alone raises the gradient's RMS by a
-tenth of a decade or more.
+Elementwise functions (one op, or a chain of them) which, at the predicted distribution of their input, more than
+double where the input doubles: exponentials, squares, higher powers. It is an error where float32 overflows behind
+one, or where the report says `explodes` and the attribution puts part of the growth down to it; a warning where the
+function alone raises the gradient's RMS by a tenth of a decade or more.
 
 ## Why it is bad
 The slope of such a function grows with its input, so that large inputs bring both larger outputs and larger gradients. In a
-stack the effect compounds doubly exponentially: e^e^e^x overflows float32 at x = 1.5. No initialisation is stable, since the growth
-depends on the data and not on the weights' scale alone.
+stack the effect compounds doubly exponentially: e^e^e^x overflows float32 at x = 1.5. No initialisation is stable,
+since the growth depends on the data and not on the weights' scale alone.
 
 ## Example
-`x ** 3` on a standard Gaussian input: the RMS of its slope 3 x^2 is sqrt(27) = 5.2, so each layer multiplies the gradient by 5.2.
+`x ** 3` on a standard Gaussian input: the RMS of its slope 3 x^2 is sqrt(27) = 5.2, so each layer multiplies the
+gradient by 5.2.
 
 ## Cure
-An activation that grows linearly or saturates (ReLU, GELU, tanh), with the initialisation that belongs to it; or a normalisation
-right before the function, so that its input stays within the range where it is tame. Clipping bounds the update, and cannot help
-where the forward values are infinite.
+An activation that grows linearly or saturates (ReLU, GELU, tanh), with the initialisation that belongs to it; or a
+normalisation right before the function, so that its input stays within the range where it is tame. Clipping bounds the
+update, and cannot help where the forward values are infinite.
 
 ## References
 Glorot and Bengio 2010; Poole et al. 2016; Schoenholz et al. 2017.
@@ -34,7 +35,7 @@ from ..moments.quadrature import NODES, Array
 from ..profile import Step
 from ..remedies import activation_remedy, fuse_remedy
 from ..report import Finding
-from .gf101 import factor
+from ..wording import factor
 from .rule import Evidence, Rule
 
 __all__ = ["RULE", "growth_exponent"]

@@ -1,7 +1,8 @@
 """An op is passed with an approximation.
 
 ## What it sees
-An op, or a use of one, for which there is no transfer rule, or whose rule passes over something. The message says what was assumed.
+An op, or a use of one, for which there is no transfer rule, or whose rule passes over something. The message says what
+was assumed.
 
 ## Why it is bad
 The prediction is less certain for everything before the op: the report widens its intervals, and may miss a growth there.

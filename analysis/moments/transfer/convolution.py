@@ -1,12 +1,13 @@
 """Convolutions, and average pooling as one.
 
-Mean and variance are carried for each position by convolving with W and W o W; the variance is then corrected for the correlation
-of neighbouring positions, which the autocovariance carries: with A(t) = sum_k W(k) W(k + t) for each pair of channels,
+Mean and variance are carried for each position by convolving with W and W o W; the variance is then corrected for the
+correlation of neighbouring positions, which the autocovariance carries: with A(t) = sum_k W(k) W(k + t) for each pair
+of channels,
 
     K_y(lag) = sum_i (A_i * K_i)(lag)
 
-on the torus, read at every stride-th lag. Backward the same with W transposed and the lags spread out. The weight's gradient sums
-dy(p) x(p + k) over positions:
+on the torus, read at every stride-th lag. Backward the same with W transposed and the lags spread out. The weight's
+gradient sums dy(p) x(p + k) over positions:
 
     E = corr(m, mu) + W o corr(tilt / sigma, v)
     Var = [corr(s, E x^2) - corr(m^2, mu^2)] raw / white / batch
@@ -20,6 +21,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +31,12 @@ from ..state import GradientMoments, Moments, ParameterGradient
 
 __all__ = [
     "Geometry",
+    "at_lag0",
     "average_pool_backward",
     "average_pool_forward",
     "backward",
     "forward",
-    "lag0",
+    "spread",
     "strided",
     "through_taps",
 ]
@@ -70,7 +73,8 @@ class Geometry:
         view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=tuple(range(1, rank + 1)))
         steps = (slice(None), *(slice(None, None, s) for s in self.strides))
         taps = tuple(slice(None, None, d) for d in self.dilations)
-        return np.moveaxis(view[(*steps, *taps)], range(-rank, 0), range(1, rank + 1))
+        index: Any = (*steps, *taps)
+        return np.moveaxis(view[index], range(-rank, 0), range(1, rank + 1))
 
     def convolve(self, x: Array, weight: Array) -> Array:
         """x `[C, *S]`, weight `[O, C / groups, *kernel]`."""
@@ -88,12 +92,15 @@ class Geometry:
         lengths = [n + before + after for n, (before, after) in zip(shape[1:], self.pads, strict=True)]
         padded = np.zeros((shape[0], *lengths))
         for tap in itertools.product(*(range(k) for k in self.kernel)):
-            where = tuple(
+            where: Any = tuple(
                 slice(t * d, t * d + (n - 1) * s + 1, s)
                 for t, d, s, n in zip(tap, self.dilations, self.strides, y.shape[1:], strict=True)
             )
-            padded[(slice(None), *where)] += columns[(slice(None), *tap)]
-        inner = tuple(slice(before, before + n) for n, (before, _) in zip(shape[1:], self.pads, strict=True))
+            place: Any = (slice(None), *tap)
+            padded[(slice(None), *where)] += columns[place]
+        inner: Any = tuple(
+            slice(before, before + n) for n, (before, _) in zip(shape[1:], self.pads, strict=True)
+        )
         return padded[(slice(None), *inner)]
 
     def correlate(self, y: Array, x: Array) -> Array:
@@ -144,7 +151,8 @@ def _weight(site: Site) -> tuple[Array, Geometry]:
 
 
 def _pool_weight(site: Site) -> tuple[Array, Geometry]:
-    kernel, channels = tuple(site.attribute("kernel_shape", ())), site.x.shape[0]
+    kernel: tuple[int, ...] = tuple(site.attribute("kernel_shape", ()))
+    channels = site.x.shape[0]
     return np.full((channels, 1, *kernel), 1.0 / np.prod(kernel)), Geometry.of(site, kernel, channels)
 
 
@@ -152,7 +160,7 @@ def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
     mean, variance = geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2)
     covariance = through_taps(x.known_covariance, weight, geometry)
     white_lag0 = _white_lag0(x.known_covariance, weight, geometry)
-    variance = variance * _ratio(lag0(covariance), white_lag0, variance)
+    variance = variance * _ratio(at_lag0(covariance), white_lag0, variance)
     covariance = strided(covariance, geometry.strides, variance.shape[1:])
     return Moments(mean, variance, _normalised(covariance, variance))
 
@@ -160,21 +168,25 @@ def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
 def _backward(x: Moments, dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
     mean = geometry.transpose(dy.mean, weight, x.shape)
     variance = geometry.transpose(dy.variance, weight**2, x.shape)
-    spread = _spread(dy.known_covariance, geometry.strides, x.shape[1:])
+    apart = spread(dy.known_covariance, geometry.strides, x.shape[1:])
     turned = _transposed(weight, geometry.groups)
-    covariance = through_taps(spread, turned, geometry)
-    ratio = _ratio(lag0(covariance), _white_lag0(spread, turned, geometry), variance)
+    covariance = through_taps(apart, turned, geometry)
+    ratio = _ratio(at_lag0(covariance), _white_lag0(apart, turned, geometry), variance)
     variance = variance * ratio
-    sums = weight.sum(tuple(range(2, weight.ndim))) ** 2
-    cancelled = np.concatenate(
-        [
-            c @ s
-            for c, s in zip(
-                np.split(dy.cancelled, geometry.groups), np.split(sums, geometry.groups), strict=True
-            )
-        ]
+    normalised = _normalised(covariance, variance)
+    # Lag 0 lost what lies beyond the border; what was cancelled must lose as much.
+    kept = np.divide(
+        at_lag0(normalised), at_lag0(covariance), out=np.ones(len(covariance)), where=at_lag0(covariance) > 0
     )
-    return GradientMoments(mean, variance, _normalised(covariance, variance), cancelled, np.zeros(mean.shape))
+    cancelled = _summed_taps(dy.cancelled, weight, geometry.groups) * kept
+    return GradientMoments(mean, variance, normalised, cancelled, np.zeros(mean.shape))
+
+
+def _summed_taps(cancelled: Array, weight: Array, groups: int) -> Array:
+    """Variance of the sum over positions, carried back: a constant passes through the sum of the taps."""
+    sums = weight.sum(tuple(range(2, weight.ndim))) ** 2
+    parts = zip(np.split(cancelled, groups), np.split(sums, groups), strict=True)
+    return np.concatenate([part @ taps for part, taps in parts])
 
 
 def _weight_gradient(site: Site, dy: GradientMoments, weight: Array, geometry: Geometry) -> ParameterGradient:
@@ -202,10 +214,12 @@ def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -
     for o, i in zip(outputs, inputs, strict=True):
         lags = k_dy[o].reshape(len(o), -1) @ k_x[i].reshape(len(i), -1).T
         raw = lags + np.outer(m2[o], k_x[i].sum(positions)) + np.outer(dy.total[o] / count, mu[i] ** 2)
-        raw = raw + np.outer(lag0(k_dy[o]), var_mu[i])
-        white = np.outer(lag0(k_dy[o]), lag0(k_x[i]) + mu[i] ** 2 + var_mu[i]) + np.outer(m2[o], lag0(k_x[i]))
+        raw = raw + np.outer(at_lag0(k_dy[o]), var_mu[i])
+        white = np.outer(at_lag0(k_dy[o]), at_lag0(k_x[i]) + mu[i] ** 2 + var_mu[i]) + np.outer(
+            m2[o], at_lag0(k_x[i])
+        )
         parts.append(np.divide(raw, white, out=np.ones_like(raw), where=white > 0))
-    return np.maximum(np.concatenate(parts), 0.0)
+    return np.asarray(np.maximum(np.concatenate(parts), 0.0))
 
 
 def _transposed(weight: Array, groups: int) -> Array:
@@ -232,20 +246,22 @@ def _on_torus(weight: Array, dilations: Sequence[int], lengths: Sequence[int]) -
     """The kernel's taps laid on a torus, which may be shorter than the kernel."""
     laid = np.zeros((*weight.shape[:2], *lengths))
     for tap in itertools.product(*(range(k) for k in weight.shape[2:])):
-        where = tuple((t * d) % n for t, d, n in zip(tap, dilations, lengths, strict=True))
-        laid[(slice(None), slice(None), *where)] += weight[(slice(None), slice(None), *tap)]
+        where: Any = tuple((t * d) % n for t, d, n in zip(tap, dilations, lengths, strict=True))
+        source: Any = (slice(None), slice(None), *tap)
+        laid[(slice(None), slice(None), *where)] += weight[source]
     return laid
 
 
 def _white_lag0(covariance: Array, weight: Array, geometry: Geometry) -> Array:
     """The variance that the taps would give if positions were uncorrelated."""
     energy = (weight**2).sum(tuple(range(2, weight.ndim)))
-    white = lag0(covariance)
+    white = at_lag0(covariance)
     groups = zip(np.split(energy, geometry.groups), np.split(white, geometry.groups), strict=True)
     return np.concatenate([e @ k for e, k in groups])
 
 
-def lag0(covariance: Array) -> Array:
+def at_lag0(covariance: Array) -> Array:
+    """The variance of each channel."""
     return covariance.reshape(len(covariance), -1)[:, 0]
 
 
@@ -257,7 +273,7 @@ def _ratio(numerator: Array, denominator: Array, like: Array) -> Array:
 def _normalised(covariance: Array, variance: Array) -> Array:
     """Scaled so that lag 0 is the mean variance over the positions."""
     mean = variance.mean(tuple(range(1, variance.ndim)))
-    return covariance * _ratio(mean, lag0(covariance), covariance)
+    return covariance * _ratio(mean, at_lag0(covariance), covariance)
 
 
 def _signed_lags(length: int) -> Array:
@@ -273,8 +289,8 @@ def strided(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -
     return covariance
 
 
-def _spread(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -> Array:
-    """Lags put stride apart on the larger torus; between them lie zeros, which take their share of the mean over positions."""
+def spread(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -> Array:
+    """Lags put stride apart on the larger torus; the zeros between take their share of the mean over positions."""
     for axis, (stride, length) in enumerate(zip(strides, lengths, strict=True), start=1):
         shape = list(covariance.shape)
         share, shape[axis] = shape[axis] / length, length

@@ -28,7 +28,54 @@ __all__ = [
 ]
 
 OPS = frozenset(
-    ["Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where", "Clip", "PRelu", "Neg", "Abs", "Sqrt", "Exp", "Log", "Reciprocal", "Erf", "Sin", "Cos", "Identity", "Cast", "Sign", "Floor", "Ceil", "Round", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign", "Gelu", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "And", "Or"]
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Pow",
+        "Sum",
+        "Mean",
+        "Max",
+        "Min",
+        "Where",
+        "Clip",
+        "PRelu",
+        "Neg",
+        "Abs",
+        "Sqrt",
+        "Exp",
+        "Log",
+        "Reciprocal",
+        "Erf",
+        "Sin",
+        "Cos",
+        "Identity",
+        "Cast",
+        "Sign",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Relu",
+        "LeakyRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Sigmoid",
+        "HardSigmoid",
+        "Tanh",
+        "Softplus",
+        "Softsign",
+        "Gelu",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Equal",
+        "Not",
+        "And",
+        "Or",
+    ]
 )
 """Ops that treat every element alike."""
 
@@ -41,7 +88,7 @@ def forward(site: Site, latent: Moments) -> list[Moments]:
     values = evaluate_node(site.node, [_at_nodes(operand) for operand in site.operands])[0]
     curve = site.moments(site.varying[0]).curve
     assert curve is not None
-    return [curve_moments(Curve(curve.latent, values), latent)]
+    return [curve_moments(Curve(curve.latent, values, curve.rho), latent)]
 
 
 def backward(
@@ -75,14 +122,14 @@ def independent_forward(site: Site) -> list[Moments]:
         mean, second = a.mean * b.mean, a.second * b.second
         return [Moments(mean, np.maximum(second - mean**2, 0.0))]
     signs = [1.0, -1.0] if site.node.op_type == "Sub" else [1.0] * len(operands)
-    mean = sum(sign * operand.mean for sign, operand in zip(signs, operands, strict=True))
-    variance = np.broadcast_to(sum(operand.variance for operand in operands), shape)
-    covariance = None
-    if all(operand.shape == shape for operand in operands) and any(
-        o.covariance is not None for o in operands
-    ):
-        covariance = sum(operand.known_covariance for operand in operands)
-    return [Moments(np.broadcast_to(mean, shape), variance, covariance)]
+    mean, variance = np.zeros(shape), np.zeros(shape)
+    for sign, operand in zip(signs, operands, strict=True):
+        mean, variance = mean + sign * operand.mean, variance + operand.variance
+    same = all(operand.shape == shape for operand in operands)
+    if not same or all(operand.covariance is None for operand in operands):
+        return [Moments(mean, variance)]
+    covariances = [operand.known_covariance for operand in operands]
+    return [Moments(mean, variance, sum(covariances[1:], covariances[0]))]
 
 
 def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:

@@ -70,10 +70,8 @@ def _product(x: Moments, weight: Array) -> Moments:
     mean = x.mean @ weight
     if x.mean.ndim > 1 or not _is_small(weight):
         return Moments(mean, x.variance @ weight**2)
-    if x.covariance is None:
-        covariance = (weight.T * x.variance) @ weight
-    else:
-        covariance = weight.T @ x.covariance @ weight
+    spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
+    covariance = weight.T @ spread
     return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance)
 
 
@@ -100,7 +98,7 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
 
 
 def _is_small(weight: Array) -> bool:
-    return max(weight.shape) <= COVARIANCE_LIMIT
+    return all(length <= COVARIANCE_LIMIT for length in weight.shape)
 
 
 def _shared_over_positions(x: Moments, dy: GradientMoments) -> ParameterGradient:

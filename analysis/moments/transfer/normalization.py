@@ -4,9 +4,9 @@ With y = gamma xhat + beta and dxhat = gamma dy:
 
     dx = 1 / std (dxhat - <dxhat> - xhat <dxhat xhat>)          (Ioffe 2015; Ba 2016)
 
-In BatchNormalization <.> runs over the batch and its positions: the sum of dx over them is 0 (`cancelled`), and the coherent part of
-<dy xhat> is the tilt that the following activation brings about. In LayerNormalization <.> runs over one example's features:
-centring is exact, and the projection along xhat takes the share 1 / features.
+In BatchNormalization <.> runs over the batch and its positions: the sum of dx over them is 0 (`cancelled`), and the
+coherent part of <dy xhat> is the tilt that the following activation brings about. In LayerNormalization <.> runs over
+one example's features: centring is exact, and the projection along xhat takes the share 1 / features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ....graph.gradients.normalization import BATCH_STATISTICS
 from ..correlation import correlation
 from ..quadrature import Array
 from ..site import Contribution, Site
-from ..state import GradientMoments, Moments, ParameterGradient
+from ..state import GradientMoments, Moments, ParameterGradient, lag0
 
 __all__ = [
     "batch_norm_backward",
@@ -53,19 +53,27 @@ def batch_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     dbeta = ParameterGradient(dy.mean.sum(positions), dy.total)
     if BATCH_STATISTICS not in site.node.metadata_props:
         return _rescaled(dy, slope), dgamma, dbeta
-    return _projected(site, dy, slope, tilt, tilted_total), dgamma, dbeta
+    return _projected(site, dy, slope, tilt, tilted_total, (xhat_mean, xhat_std)), dgamma, dbeta
 
 
 def _projected(
-    site: Site, dy: GradientMoments, slope: Array, tilt: Array, tilted_total: Array
+    site: Site,
+    dy: GradientMoments,
+    slope: Array,
+    tilt: Array,
+    tilted_total: Array,
+    xhat: tuple[Array, Array],
 ) -> GradientMoments:
     x, count = site.x, site.x.mean[0].size
     positions = tuple(range(1, x.mean.ndim))
     along = tilt.mean(positions, keepdims=True) if positions else tilt
     batch = site.batch_size * count**2
-    lost = _column(tilted_total / batch, x) + along**2
+    varied = xhat[1] ** 2
+    lost = (_column(tilted_total / batch, x) + along**2) * (
+        varied.mean(positions, keepdims=True) if positions else varied
+    )
     centring = _column(dy.total / batch, x)
-    mean = dy.mean - (dy.mean.mean(positions, keepdims=True) if positions else dy.mean)
+    mean = dy.mean - (dy.mean.mean(positions, keepdims=True) if positions else dy.mean) - along * xhat[0]
     variance = np.maximum(dy.variance - centring - lost, 1e-3 * dy.variance)
     covariance = None
     if positions:
@@ -102,7 +110,7 @@ def _tilted_total(dy: GradientMoments, x: Moments) -> Array:
     positions, rho = tuple(range(1, x.mean.ndim)), correlation(x)
     assert rho is not None
     raw = dy.known_covariance + np.mean(dy.mean**2, positions, keepdims=True)
-    return x.mean[0].size * np.sum(raw * rho, positions)
+    return np.asarray(x.mean[0].size * np.sum(raw * rho, positions))
 
 
 def _batch_statistics(site: Site) -> tuple[Array, Array]:
@@ -173,7 +181,7 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
         None if dy.covariance is None else _scaled(dy.covariance, gamma), variance, axes
     )
     mean = (mean - mean.mean(axes, keepdims=True)) / std
-    hessian = None if dy.hessian is None else _centre(_scaled(dy.hessian, gamma) / std.item() ** 2)  # type: ignore[operator]
+    hessian = None if dy.hessian is None else _centre(dy.hessian * np.outer(gamma, gamma)) / std.item() ** 2
     channels = np.zeros(mean.shape[:1])
     back = GradientMoments(
         mean,
@@ -215,7 +223,7 @@ def _centred_covariance(
 
 def _centre(matrix: Array) -> Array:
     rows = matrix - matrix.mean(0, keepdims=True)
-    return rows - rows.mean(1, keepdims=True)
+    return np.asarray(rows - rows.mean(1, keepdims=True))
 
 
 def dropout_forward(site: Site) -> Sequence[Moments]:
@@ -248,9 +256,9 @@ def _with_noise(covariance: Array | None, added: Array) -> Array | None:
     if covariance is None:
         return None
     if added.ndim == 1:
-        return covariance + np.diag(added)
+        return np.asarray(covariance + np.diag(added))
     noisy = covariance.copy()
-    noisy[(slice(None), *[0] * (added.ndim - 1))] += added.mean(tuple(range(1, added.ndim)))
+    noisy[lag0(added.ndim)] += added.mean(tuple(range(1, added.ndim)))
     return noisy
 
 

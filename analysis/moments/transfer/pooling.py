@@ -1,29 +1,34 @@
 """Means over all positions, and maxima over windows.
 
-A maximum is taken over fixed draws of a window's latents, correlated as the autocovariance says. Backward, each position of a window
-is the largest one time in as many; the slope that its activation has there is that of the maximum, not that of any position:
+A maximum is taken over fixed draws of a window's latents, correlated as the autocovariance says. Backward, a position
+passes the gradient where its value is its window's largest, which a value v is with probability P = F(v)^(w - 1), F
+the distribution of the channel's values and w the positions of a window. So with phi the activation before the pool
 
-    m -> m / w E[phi'(max)] / E[phi'],      s -> s / w E[phi'(max)^2] / E[phi'^2]           (w: positions of a window)
+    E[dx] = m E[phi' P]            E[dx^2] = s E[phi'^2 P]
+
+which the engine gets as a chain of slope sqrt(P), and a mean made smaller to match. Two positions of a window never
+both pass.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..correlation import correlation
-from ..quadrature import NODES, Array, expectation
+from ..curves import Seed
+from ..quadrature import NODES, WEIGHTS, Array, expectation
 from ..site import Contribution, Site
-from ..state import GradientMoments, Moments
-from .convolution import Geometry, lag0, strided, through_taps
+from ..state import GradientMoments, Moments, lag0
+from .convolution import Geometry, at_lag0, spread, strided, through_taps
 
 __all__ = ["global_mean_backward", "global_mean_forward", "max_pool_backward", "max_pool_forward"]
 
 _DRAWS = 512
-_MAX_RATIO = 4.0
-"""Bound of the slope ratios, which are noisy where an activation is nearly always flat."""
+_MAX_NUMBERS = 4_000_000
 
 
 def global_mean_forward(site: Site) -> Sequence[Moments]:
@@ -51,88 +56,121 @@ def _keeps_axes(site: Site) -> bool:
 
 
 def max_pool_forward(site: Site) -> Sequence[Moments]:
-    """Moments of the largest of a window's values; positions of a channel share them."""
+    """Moments of the largest of a window's values."""
     x, kernel, geometry = _window(site)
-    largest = _draws(x, kernel)[0]
-    mean, variance = largest.mean(1), largest.var(1)
+    largest = _largest(x, kernel, geometry)
+    mean, variance = largest.mean(0), largest.var(0)
     lengths = geometry.windows(np.zeros((1, *x.shape[1:]))).shape[-len(kernel) :]
-    column = (-1, *[1] * len(kernel))
     shape = (x.shape[0], *lengths)
-    y = Moments(
-        np.broadcast_to(mean.reshape(column), shape), np.broadcast_to(variance.reshape(column), shape)
-    )
-    covariance = _pooled_correlation(x, kernel, geometry, lengths) * variance.reshape(column)
-    return [Moments(y.mean, y.variance, covariance)] * len(site.node.outputs)
+    mean, variance = np.broadcast_to(mean, shape), np.broadcast_to(variance, shape)
+    lag0_variance = variance.mean(tuple(range(1, variance.ndim))).reshape(-1, *[1] * len(kernel))
+    covariance = _pooled_correlation(x, kernel, geometry, lengths) * lag0_variance
+    return [Moments(mean, variance, covariance)] * len(site.node.outputs)
 
 
 def max_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
-    """The formula above."""
+    """The formulas above."""
     dy = gradients[0]
     assert dy is not None
     x, kernel, geometry = _window(site)
-    first, second = _draws(x, kernel)[1:]
-    size, column = int(np.prod(kernel)), (-1, *[1] * len(kernel))
-    ones = np.ones((x.shape[0], 1, *kernel)) / size
-    spread = Geometry(geometry.strides, geometry.dilations, geometry.pads, x.shape[0], kernel)
-    mean = spread.transpose(dy.mean, ones, x.shape) * first.reshape(column)
-    square = spread.transpose(dy.second, ones, x.shape) * second.reshape(column)
-    return [GradientMoments.of(mean, np.maximum(square - mean**2, 0.0))]
+    values, size = _values(x), int(np.prod(kernel))
+    share = _probability_of_largest(values, size)
+    slope, root = np.gradient(values, NODES, axis=0), np.sqrt(share)
+    wanted, given = expectation(slope * share), expectation(slope * root)
+    scale = np.broadcast_to(np.divide(wanted, given, out=np.zeros_like(given), where=given != 0), x.shape)
+    ones = np.ones((x.shape[0], 1, *kernel))
+    grouped = _depthwise(geometry, x)
+    mean = grouped.transpose(dy.mean, ones, x.shape) * scale
+    second = grouped.transpose(dy.second, ones, x.shape)
+    positions = tuple(range(1, x.mean.ndim))
+    scale2 = np.mean(scale**2, positions)
+    covariance = _spread_over_windows(x, dy, kernel, geometry) * scale2.reshape(-1, *[1] * len(kernel))
+    variance = np.maximum(second - mean**2, 0.0)
+    covariance[lag0(x.mean.ndim)] = variance.mean(positions)
+    cancelled = dy.cancelled * size**2 * scale2
+    return [Seed(GradientMoments(mean, variance, covariance, cancelled, np.zeros(x.shape)), values, root)]
 
 
 def _window(site: Site) -> tuple[Moments, tuple[int, ...], Geometry]:
-    kernel = tuple(site.attribute("kernel_shape", ()))
+    kernel: tuple[int, ...] = tuple(site.attribute("kernel_shape", ()))
     return site.x, kernel, Geometry.of(site, kernel, 1)
 
 
-def _draws(x: Moments, kernel: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Draws of the maximum `[C, draws]`, and the ratios E[phi'(max)^j] / E[phi'^j] for j = 1, 2, `[C]`."""
-    curve = _channel_curve(x)
-    slope = np.gradient(curve, NODES, axis=0)
-    xi = _latent_draws(x, kernel)
-    values, slopes = _read(curve, xi), _read(slope, xi)
-    winner = values.argmax(1)[:, None]
-    at_winner = np.take_along_axis(slopes, winner, 1)[:, 0]
-    ratios = []
-    for power in (1, 2):
-        usual = expectation(slope**power)
-        largest = (at_winner**power).mean(1)
-        ratio = np.divide(largest, usual, out=np.ones_like(usual), where=np.abs(usual) > 0)
-        ratios.append(np.clip(ratio, 0.0, _MAX_RATIO))
-    return np.take_along_axis(values, winner, 1)[:, 0], ratios[0], ratios[1]
+def _depthwise(geometry: Geometry, x: Moments) -> Geometry:
+    return replace(geometry, groups=x.shape[0])
 
 
-def _channel_curve(x: Moments) -> Array:
-    """The function of the latent, `[NODES, C]`, the mean over positions."""
-    channels = x.shape[0]
+def _values(x: Moments) -> Array:
+    """The input as a function of its latent, or of itself, `[NODES, C, *positions]`."""
     if x.curve is not None:
-        return x.curve.values.reshape(len(NODES), channels, -1).mean(2)
-    mean, std = x.mean.reshape(channels, -1).mean(1), np.sqrt(x.variance.reshape(channels, -1).mean(1))
-    return mean + std * NODES[:, None]
+        return x.curve.values
+    return np.asarray(x.mean + np.sqrt(x.variance) * NODES.reshape(-1, *[1] * x.mean.ndim))
 
 
-def _latent_draws(x: Moments, kernel: tuple[int, ...]) -> Array:
-    """Fixed antithetic draws of the standardised latents of a window, `[C, positions of the window, draws]`."""
-    rho = correlation(x)
+def _probability_of_largest(values: Array, size: int) -> Array:
+    """P of each value, of the shape of `values`."""
+    channels = values.shape[1]
+    flat = values.reshape(len(NODES), channels, -1)
+    weights = np.broadcast_to(WEIGHTS[:, None] / flat.shape[2], flat.shape[::2]).reshape(-1)
+    result = np.empty(flat.shape)
+    for channel in range(channels):
+        own = np.ascontiguousarray(flat[:, channel]).reshape(-1)
+        order = np.argsort(own, kind="stable")
+        below = np.concatenate([[0.0], np.cumsum(weights[order])])
+        # The middle of a value's own weight: an atom is beaten by half of itself.
+        rank = (np.searchsorted(own[order], own, "left") + np.searchsorted(own[order], own, "right")) // 2
+        result[:, channel] = np.clip(below[rank], 0.0, 1.0).reshape(flat.shape[::2]) ** (size - 1)
+    return result.reshape(values.shape)
+
+
+def _largest(x: Moments, kernel: tuple[int, ...], geometry: Geometry) -> Array:
+    """Draws of each window's largest value, `[draws, C, *positions]`."""
+    values = _values(x)
+    shared = values.shape[2:] != x.shape[1:]
+    taps = [values] * int(np.prod(kernel)) if shared else _taps(values, kernel, geometry)
+    draws = int(max(64, min(_DRAWS, _MAX_NUMBERS // taps[0][0].size)))
+    xi = _latent_draws(x, kernel, draws)
+    return np.asarray(np.max([_read(tap, xi[:, index]) for index, tap in enumerate(taps)], axis=0))
+
+
+def _taps(values: Array, kernel: tuple[int, ...], geometry: Geometry) -> list[Array]:
+    """The curves at each place of a window, `[NODES, C, *windows]`; padding is never the largest."""
+    nodes, channels = values.shape[:2]
+    flat = values.reshape(nodes * channels, *values.shape[2:])
+    padded = np.pad(flat, ((0, 0), *geometry.pads), constant_values=-np.inf)
+    windows = replace(geometry, pads=((0, 0),) * len(kernel)).windows(padded)
+    by_place = windows.reshape(len(flat), -1, *windows.shape[-len(kernel) :])
+    shape = (nodes, channels, *windows.shape[-len(kernel) :])
+    return [by_place[:, place].reshape(shape) for place in range(by_place.shape[1])]
+
+
+def _latent_draws(x: Moments, kernel: tuple[int, ...], draws: int) -> Array:
+    """Fixed antithetic draws of the standardised latents of a window, `[C, places of the window, draws]`."""
+    rho = correlation(x) if x.curve is None else x.curve.rho
     assert rho is not None
     taps = list(itertools.product(*(range(k) for k in kernel)))
     lags = [
         [tuple((a - b) % n for a, b, n in zip(p, q, x.shape[1:], strict=True)) for q in taps] for p in taps
     ]
-    matrix = np.stack([np.stack([rho[(slice(None), *lag)] for lag in row], -1) for row in lags], -2)
+    by_lag = np.moveaxis(rho, 0, -1)
+    matrix = np.stack([np.stack([by_lag[lag] for lag in row], -1) for row in lags], -2)
     values, vectors = np.linalg.eigh(matrix)
     root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-    half = np.random.default_rng(0).standard_normal((len(taps), _DRAWS // 2))
-    return root @ np.concatenate([half, -half], 1)
+    half = np.random.default_rng(0).standard_normal((len(taps), draws // 2))
+    return np.asarray(root @ np.concatenate([half, -half], 1))
 
 
 def _read(curve: Array, xi: Array) -> Array:
-    """Linear interpolation of curves `[NODES, C]` at `[C, positions, draws]`."""
+    """Linear interpolation of curves `[NODES, C, *windows]` at draws `[C, draws]`: `[draws, C, *windows]`."""
     step = NODES[1] - NODES[0]
-    place = np.clip((xi - NODES[0]) / step, 0.0, len(NODES) - 1.001)
+    place = np.clip((xi.T - NODES[0]) / step, 0.0, len(NODES) - 1.001)
+    place = place.reshape(*place.shape, *[1] * (curve.ndim - 2))
     low = place.astype(int)
-    channel = np.arange(xi.shape[0])[:, None, None]
     part = place - low
-    return curve[low, channel] * (1.0 - part) + curve[low + 1, channel] * part
+    below, above = np.take_along_axis(curve, low, 0), np.take_along_axis(curve, low + 1, 0)
+    return np.where(
+        np.isneginf(below), -np.inf, below + part * (np.where(np.isneginf(above), 0.0, above) - below)
+    )
 
 
 def _pooled_correlation(
@@ -142,6 +180,17 @@ def _pooled_correlation(
     rho = correlation(x)
     assert rho is not None
     ones = np.ones((x.shape[0], 1, *kernel))
-    grouped = Geometry(geometry.strides, geometry.dilations, geometry.pads, x.shape[0], kernel)
-    summed = strided(through_taps(rho, ones, grouped), geometry.strides, lengths)
-    return summed / lag0(summed).reshape(-1, *[1] * len(kernel))
+    summed = strided(through_taps(rho, ones, _depthwise(geometry, x)), geometry.strides, lengths)
+    first = at_lag0(summed).reshape(-1, *[1] * len(kernel))
+    return np.divide(summed, first, out=np.zeros_like(summed), where=first > 0)
+
+
+def _spread_over_windows(
+    x: Moments, dy: GradientMoments, kernel: tuple[int, ...], geometry: Geometry
+) -> Array:
+    """Autocovariance of what the positions of different windows receive; within a window the mean product is 0."""
+    between = dy.known_covariance.copy()
+    between[lag0(x.mean.ndim)] = -np.mean(dy.mean**2, tuple(range(1, dy.mean.ndim)))
+    ones = np.ones((x.shape[0], 1, *kernel))
+    apart = spread(between, geometry.strides, x.shape[1:]) * (x.mean[0].size / dy.mean[0].size)
+    return through_taps(apart, ones, _depthwise(geometry, x)) / np.prod(kernel)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 
 from ..elementwise_op import evaluate_node
 from ..quadrature import Array
@@ -44,14 +45,15 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             covariance=dy.covariance if dy.mean.shape == shape else None,
             tilt=dy.tilt.reshape(shape),
             cancelled=kept,
+            hessian=dy.hessian if len(shape) == 1 else None,
         )
         return [back if index in site.varying else None for index in range(len(site.operands))]
     sizes = [_size(operand) for operand in site.operands]
     mean, variance = np.zeros(sum(sizes) + 1), np.zeros(sum(sizes) + 1)
-    for index, dy in zip(_indices(site.node, site.operands), gradients, strict=False):
-        if dy is not None:
-            np.add.at(mean, index.reshape(-1), dy.mean.reshape(-1))
-            np.add.at(variance, index.reshape(-1), dy.variance.reshape(-1))
+    for index, gradient in zip(_indices(site.node, site.operands), gradients, strict=False):
+        if gradient is not None:
+            np.add.at(mean, index.reshape(-1), gradient.mean.reshape(-1))
+            np.add.at(variance, index.reshape(-1), gradient.variance.reshape(-1))
     ends = np.cumsum(sizes)
     return [
         GradientMoments.of(
@@ -78,14 +80,15 @@ def _size(operand: Operand) -> int:
     return operand.mean.size if isinstance(operand, Moments) else 0
 
 
-def _flat(site: Site, part) -> Array:  # type: ignore[no-untyped-def]
+def _flat(site: Site, part: Callable[[Moments], Array]) -> Array:
     """The elements of all inputs in one row, with a 0 at the end for what an op fills in."""
     return np.concatenate([*(part(x).reshape(-1) for x in site.operands if isinstance(x, Moments)), [0.0]])
 
 
-def _indices(node, operands: Sequence[Operand]) -> list[Array]:  # type: ignore[no-untyped-def]
+def _indices(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
     """For each output, where in that row its elements come from."""
-    fed, start = [], 0
+    fed: list[Array | None] = []
+    start = 0
     for operand in operands:
         if isinstance(operand, Moments):
             size = operand.mean.size
