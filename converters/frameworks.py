@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.abc
+import importlib.util
 import logging
 import operator
 import os
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from ..graph.errors import InputError
 
-__all__ = ["framework_of", "require", "silenced"]
+__all__ = ["framework_of", "quieten_tensorflow", "require", "silenced"]
 
 _EXTRAS = {
     "keras": "tensorflow",
@@ -33,16 +36,38 @@ def require(*names: str) -> Any:
     Raises:
         InputError: One is not installed; the error names the extra that brings it.
     """
-    quiet = "tensorflow" in names and "tensorflow" not in sys.modules
+    quieten_tensorflow()
     try:
-        with _without_stderr() if quiet else contextlib.nullcontext():
-            return [importlib.import_module(name) for name in names][-1]
+        return [importlib.import_module(name) for name in names][-1]
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
         raise InputError(
             f"{error.name} is not installed", remedy=f"pip install 'gradfuse[{_EXTRAS[error.name]}]'"
         ) from error
+
+
+def quieten_tensorflow() -> None:
+    """From now on TensorFlow reports only warnings, and nothing while it is imported, whoever imports it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if "tensorflow" not in sys.modules and not any(
+        isinstance(finder, _QuietImport) for finder in sys.meta_path
+    ):
+        sys.meta_path.insert(0, _QuietImport())
+
+
+class _QuietImport(importlib.abc.MetaPathFinder):
+    """Imports TensorFlow without standard error: there it describes its build while it is loaded, whatever its log level."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            quiet = _without_stderr()(spec.loader.exec_module)
+            spec.loader.exec_module = quiet  # type: ignore[method-assign]
+        return spec
 
 
 def framework_of(model: Any) -> str:
@@ -69,8 +94,6 @@ def silenced(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """TensorFlow describes its build there while it is loaded, whatever its log level; later it heeds the level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..graph.errors import InputError, UnsupportedError, some
 from ..graph.model import TrainableModel
-from .frameworks import framework_of, require
+from .frameworks import framework_of, quieten_tensorflow, require
 from .onnx_file import from_onnx
 
 __all__ = ["Located", "locate"]
@@ -57,6 +57,7 @@ def locate(source: str | Path) -> Located:
     if not colon or not where or not name:
         missing = "" if path.exists() else ", and no such file exists"
         raise InputError(f"{text!r} names no model{missing}", expected=_FORMS)
+    quieten_tensorflow()
     module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
     return _call(text, _attribute(module, where, name))
 

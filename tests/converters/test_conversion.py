@@ -1,11 +1,7 @@
-import importlib
-import sys
-
 import numpy as np
 import pytest
 
 from gradfuse.converters import convert
-from gradfuse.converters.frameworks import require
 from gradfuse.graph import InputError
 from gradfuse.models import mlp
 
@@ -43,21 +39,3 @@ def test_a_converted_model_is_returned_as_it_is():
 def test_what_is_no_model_is_named():
     with pytest.raises(InputError, match=r"a dict is no model; a torch.nn.Module, a keras.Model"):
         convert({})
-
-
-@pytest.mark.parametrize(
-    ("library", "extra"), [("torch", "torch"), ("tf2onnx", "tensorflow"), ("keras", "tensorflow")]
-)
-def test_a_missing_framework_names_the_extra(monkeypatch, library, extra):
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(InputError, match=rf"{library} is not installed; pip install 'gradfuse\[{extra}\]'"):
-        require(library)
-
-
-def test_a_module_that_is_missing_for_another_reason_is_not_hidden(monkeypatch):
-    def import_module(name):
-        raise ModuleNotFoundError("No module named 'other'", name="other")
-
-    monkeypatch.setattr(importlib, "import_module", import_module)
-    with pytest.raises(ModuleNotFoundError, match="other"):
-        require("torch")
