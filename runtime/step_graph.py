@@ -53,38 +53,29 @@ class StepGraph:
         graph, builder = model.graph, Builder(model.graph)
         values = {value.name: builder.tensor(value) for node in graph for value in node.outputs}
         grads = {name: values[gradient] for name, gradient in gradients.gradients.items()}
-        parameters = {name: builder.tensor(graph.initializers[name]) for name in source.parameters}
         memory = optimizer.initial_state(initial_values(source, source.parameters))
         rate = _input(builder, "learning_rate", ir.DataType.DOUBLE, ())
-        with builder.scope("optimizer"):
-            state = {name: _input_like(builder, name, array) for name, array in memory.items()}
-            updates = optimizer.update(parameters, grads, state, rate)
-        for name, tensor in updates.items():
-            tensor.value.name = builder.unique_name(f"{name}_new")
+        updates = _append_update(builder, optimizer, grads, memory, rate)
         updates |= {name: values[output] for name, output in gradients.new_state.items()}
+        loss = values[gradients.loss_output].cast(ir.DataType.FLOAT)
         norm = _gradient_norm(builder, grads.values(), {fuse.name for fuse in list_fuses(model)})
         targets = [
             value for value in graph.inputs if gradients.target and value.name == gradients.target.name
         ]
         correct = _count_correct(builder, gradients.loss, graph.outputs[1], targets)
-        results = [
-            values[gradients.loss_output],
-            norm,
-            *([] if correct is None else [correct]),
-            *updates.values(),
-        ]
-        graph.outputs[:] = [tensor.value for tensor in results]
+        results = (loss, norm, correct, *updates.values())
+        graph.outputs[:] = [tensor.value for tensor in results if tensor is not None]
         _drop_defaults(graph, (*source.parameters, *source.state))
         return cls(
             model,
             (*source.inputs, *(spec_of(value) for value in targets)),
-            rate.value.name or "",
+            _name(rate),
             {**initial_values(source, (*source.parameters, *source.state)), **memory},
             tuple(memory),
-            {name: tensor.value.name or "" for name, tensor in updates.items()},
-            gradients.loss_output,
-            norm.value.name or "",
-            None if correct is None else correct.value.name,
+            {name: _name(tensor) for name, tensor in updates.items()},
+            _name(loss),
+            _name(norm),
+            None if correct is None else _name(correct),
         )
 
     @property
@@ -120,15 +111,14 @@ class EvaluationGraph:
         scalar, target = attach_loss(builder, output, source.outputs[0], loss_named(loss))
         targets = [] if target is None else [target]
         correct = _count_correct(builder, loss, output, targets)
-        graph.outputs[:] = [scalar.value, *([] if correct is None else [correct.value])]
+        scalar = scalar.cast(ir.DataType.FLOAT)
+        graph.outputs[:] = [tensor.value for tensor in (scalar, correct) if tensor is not None]
         graph.inputs.extend(
             graph.initializers[name] for name in state if graph.initializers[name] not in graph.inputs
         )
         _drop_defaults(graph, state)
         data = (*source.inputs, *(spec_of(value) for value in targets))
-        return cls(
-            model, data, state, scalar.value.name or "", None if correct is None else correct.value.name
-        )
+        return cls(model, data, state, _name(scalar), None if correct is None else _name(correct))
 
 
 def initial_values(model: TrainableModel, names: Iterable[str]) -> dict[str, Array]:
@@ -149,6 +139,27 @@ def _input(builder: Builder, name: str, dtype: ir.DataType, dims: tuple[Dim, ...
 
 def _input_like(builder: Builder, name: str, array: Array) -> Tensor:
     return _input(builder, name, ir.DataType.from_numpy(array.dtype), array.shape)
+
+
+def _name(tensor: Tensor) -> str:
+    return tensor.value.name or ""
+
+
+def _append_update(
+    builder: Builder,
+    optimizer: Optimizer,
+    gradients: Mapping[str, Tensor],
+    memory: Mapping[str, Array],
+    learning_rate: Tensor,
+) -> dict[str, Tensor]:
+    """The next value of each parameter and of all that the optimizer remembers, under the name `<name>_new`."""
+    parameters = {name: builder.tensor(builder.graph.initializers[name]) for name in gradients}
+    state = {name: _input_like(builder, name, array) for name, array in memory.items()}
+    with builder.scope("optimizer"):
+        updates = optimizer.update(parameters, gradients, state, learning_rate)
+    for name, tensor in updates.items():
+        tensor.value.name = builder.unique_name(f"{name}_new")
+    return updates
 
 
 def _drop_defaults(graph: ir.Graph, names: Iterable[str]) -> None:

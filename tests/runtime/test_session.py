@@ -178,6 +178,25 @@ def test_every_loss_trains(loss, target, model, examples):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("optimizer", [SGD(0.9), AdamW()])
+def test_models_in_double_precision_train(optimizer, model, examples):
+    import onnx_ir as ir
+
+    source, (x, y) = model("mlp"), examples(64)
+    for value in (*source.onnx.graph.inputs, *source.onnx.graph.outputs):
+        value.dtype = ir.DataType.DOUBLE
+    for value in source.onnx.graph.initializers.values():
+        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float64), name=value.name)
+        value.dtype = ir.DataType.DOUBLE
+    data = (x.astype(np.float64), y)
+    double = TrainingSession(StepGraph.of(GradientGraph.of(source), optimizer), data, threads=1)
+    single = TrainingSession(StepGraph.of(GradientGraph.of(model("mlp")), optimizer), (x, y), threads=1)
+    results = [(double.run(np.arange(64), 0.01), single.run(np.arange(64), 0.01)) for _ in range(5)]
+    assert double.copy_state()["fc1_weight"].dtype == np.float64
+    for ours, theirs in results:
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
 def test_correct_counts_predictions_before_the_update(model, examples):
     data = examples(64)
     source = model("mlp")
