@@ -61,10 +61,10 @@ def from_onnx(path: str | Path, *, train: Sequence[str] | None = None) -> Traina
     model = load_model(path)
     if TrainableModel.is_recorded(model):
         return choose_parameters(TrainableModel.from_recorded(model), train)
+    InlinePass()(model)
     opset = model.opset_imports.get("", OPSETS[0])
     model = to_opset(model, min(max(opset, OPSETS[0]), OPSETS[-1]))
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
-    InlinePass()(model)
     # A Constant of one element is a number of the formula, rather than a weight.
     LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=2)(model)
     _to_inference_form(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+
 import onnx
 import onnx_ir as ir
 
@@ -30,16 +32,8 @@ def to_opset(model: ir.Model, opset: int) -> ir.Model:
     if model.opset_imports.get("") == opset:
         return model
     clone = model.clone()
-    inputs, initializers = list(clone.graph.inputs), clone.graph.initializers
-    weights = [
-        value for value in initializers.values() if value.const_value and value.const_value.size >= _WEIGHT
-    ]
-    for value in weights:
-        del initializers[value.name or ""]
-        if value not in inputs:
-            clone.graph.inputs.append(value)
-    tensors = {value.name: value.const_value for value in weights}
     clone.ir_version = MAX_IR_VERSION
+    weights = _detach_weights(clone.graph)
     try:
         proto = onnx.version_converter.convert_version(ir.serde.serialize_model(clone), opset)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
@@ -50,11 +44,40 @@ def to_opset(model: ir.Model, opset: int) -> ir.Model:
             remedy="export it again at such an opset",
         ) from error
     result = ir.serde.deserialize_model(proto)
-    names = {value.name for value in inputs}
-    for value in list(result.graph.inputs):
-        if value.name in tensors:
-            value.const_value = tensors[value.name]
-            result.graph.register_initializer(value)
-            if value.name not in names:
-                result.graph.inputs.remove(value)
+    _attach_weights(result.graph, weights, {value.name for value in model.graph.inputs})
+    _restore_metadata(model.graph, result.graph)
     return result
+
+
+def _detach_weights(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    """Turn large initializers into inputs, and return their tensors."""
+    tensors = {
+        name: value.const_value
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.size >= _WEIGHT
+    }
+    for name in tensors:
+        value = graph.initializers.pop(name)
+        if value not in graph.inputs:
+            graph.inputs.append(value)
+    return tensors
+
+
+def _attach_weights(
+    graph: ir.Graph, tensors: Mapping[str, ir.TensorProtocol], inputs: Set[str | None]
+) -> None:
+    """Undo `_detach_weights`; `inputs` names those that were inputs before."""
+    for value in list(graph.inputs):
+        if (tensor := tensors.get(value.name or "")) is not None:
+            value.const_value = tensor
+            graph.register_initializer(value)
+            if value.name not in inputs:
+                graph.inputs.remove(value)
+
+
+def _restore_metadata(before: ir.Graph, after: ir.Graph) -> None:
+    """Give nodes the metadata back, which ONNX's converter drops; it keeps the names of what they compute."""
+    metadata = {output.name: node.metadata_props for node in before for output in node.outputs}
+    for node in after:
+        for output in node.outputs:
+            node.metadata_props.update(metadata.get(output.name, {}))

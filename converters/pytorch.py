@@ -221,7 +221,8 @@ def _training(module: torch.nn.Module) -> Iterator[None]:
     import torch
 
     modes = [(layer, layer.training) for layer in module.modules()]
-    with torch.random.fork_rng():
+    devices = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
+    with torch.random.fork_rng(devices):
         try:
             if not module.training:
                 module.train()

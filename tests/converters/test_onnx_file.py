@@ -147,6 +147,18 @@ def test_the_opset_comes_into_the_range_that_can_be_trained(write, opset, expect
     )
 
 
+def test_weights_inside_a_function_are_found_at_any_opset(write):
+    text = """
+        <ir_version: 10, opset_import: ["" : 17, "local" : 1]>
+        g (float[batch, 2] x) => (float[batch, 2] y) <float[2, 2] weight = {1, 2, 3, 4}>
+        { y = local.Layer (x, weight) }
+        <opset_import: ["" : 17], domain: "local"> Layer (x, w) => (y) { m = MatMul (x, w) y = Relu (m) }
+    """
+    model = from_onnx(write(text))
+    assert model.parameters == ("weight",)
+    assert [node.op_type for node in model.onnx.graph] == ["MatMul", "Relu"]
+
+
 def test_an_op_without_a_counterpart_says_so_without_internals(write):
     text = """
         <ir_version: 10, opset_import: ["" : 9]>
