@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from gradfuse.graph.builder import Builder
 from gradfuse.graph.gradients import TABLE, differentiate
@@ -71,6 +72,7 @@ class Kernel:
         for name in self.wanted:
             gradients[values[name]].value.name = f"d{name}"
             model.graph.outputs.append(gradients[values[name]].value)
+        RemoveUnusedNodesPass()(model)
         return ir.serde.serialize_model(model).SerializeToString()
 
     def data(self) -> dict[str, Array]:
