@@ -19,7 +19,10 @@ _SELU_GAMMA = 1.05070102214813232421875
 
 
 def relu(g: Adjoint) -> Gradients:
-    """y = max(x, 0). A mask times dy: the fastest of the standard forms (`benchmarks kernels`)."""
+    """y = max(x, 0). A mask times dy: many times faster than Where (`benchmarks kernels`).
+
+    An infinite dy gives NaN where x <= 0, and 0 in PyTorch: such a step is lost either way, and NaN does not hide it.
+    """
     return (g.dy * (g.y > 0.0).cast_like(g.dy),)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from .cases import CASES
-from .oracle import DIFFERENTIATES, TABLE, Case, backward_nodes, check, op_types
+from .oracle import DIFFERENTIATES, TABLE, Case, backward_nodes, check, gradient_graph, op_types, run
 
 VARIANTS = [
     pytest.param(case, dims, dtype, id=f"{case.name}-{dims}-{dtype}")
@@ -28,3 +29,13 @@ def test_gradients_are_those_of_pytorch(case: Case, dims: str, dtype: str) -> No
 def test_every_entry_of_the_table_has_a_row() -> None:
     covered = set().union(*(op_types(case.body) for case in CASES))
     assert {op_type for _, op_type in TABLE} <= covered
+
+
+def test_relu_of_an_infinite_gradient_is_not_finite_anywhere_it_was_infinite() -> None:
+    """A mask times dy: where PyTorch has 0, NaN is accepted, but never a finite number in place of an infinite one."""
+    case = Case("Relu", "r = Relu (x) y = Exp (r)", {"x": np.array([-1.0, 1000.0])}, lambda x: x)
+    data = case.data("float")
+    model = gradient_graph(case, {**data, "cotangent_y": np.ones(2, np.float32)}, "static", "float")
+    found = run(model, {**data, "cotangent_y": np.ones(2, np.float32)})["x_grad"]
+    assert found[0] == 0
+    assert np.isinf(found[1])
