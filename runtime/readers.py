@@ -1,13 +1,14 @@
 """Reading data files. They are hostile: nothing is unpickled, and no file makes the reader take more memory than it admits to.
 
-    digits                  scikit-learn's 8x8 handwritten digits (Alpaydin and Kaynak 1998), 1797 examples, grey in [0, 1]
+    digits                  scikit-learn's 8x8 handwritten digits (Alpaydin and Kaynak 1998), 1797 examples,
+                            scaled to mean 0 and variance 1 over all pixels, as the report assumes its inputs to be
     data.npz                arrays by name: inputs as `x`, or by the names of the model's inputs; the target as `y`
     x.npy,y.npy             inputs and target; `x.npy` alone where the loss takes no target
     images-idx3-ubyte[.gz]  MNIST's format (LeCun 1998), labels beside it, or a folder with both; bytes become grey in [0, 1]
     data.csv, data.parquet  a row for each example; the target is the column `y`, `target` or `label`, else the last one
     module:callable         a function without arguments, also file.py:callable, that returns (x, y) or arrays by name
 
-Bytes are scaled only where the format says that they are grey values: digits and IDX. Nothing is ever standardised.
+Files are taken as they are; only the bytes of IDX files are scaled, since the format says that they are grey values.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _read_digits() -> Examples:
             remedy="pip install 'gradfuse[train]'",
         ) from error
     digits = load_digits()
-    return Examples({"x": digits.images / 16.0}, digits.target)
+    return Examples({"x": (digits.images - digits.images.mean()) / digits.images.std()}, digits.target)
 
 
 def _by_name(arrays: Mapping[str, Array], source: str) -> Examples:
