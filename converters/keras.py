@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = ["example_for", "from_keras", "reference", "variables"]
 
 _OPSET = 18  # the newest that tf2onnx writes
 _MARKER = "gradfuse:"
+_SCOPE = re.compile(r"\.(_\d+)?$")  # what `_name_scope` and TensorFlow add to a layer's name
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,12 @@ def from_keras(model: Any, *, opset: int = _OPSET) -> TrainableModel:
     converted.opset_imports.pop("ai.onnx.ml", None)
     graph = converted.graph
     _restore_variables(graph, names)
-    _name_layers(graph, model)
     builder = Builder(graph)
+    layers = {layer.name for layer in model._flatten_layers(include_self=False)}
     for node in list(graph):
         if (mark := marks.get(node.name or "")) is not None:
             _apply_mark(node, mark, builder)
+        _name_layers(node, layers, builder)
     graph.sort()
     _name_signature(graph, model)
     fold_integers(converted)
@@ -236,8 +238,17 @@ def _markers(marks: list[_Mark]) -> Iterator[None]:
         shape = [whole if length is None else length for length, whole in lengths]
         return inputs * _leave_marker(marks, mark, keras.ops.ones(shape, inputs.dtype))
 
-    with mock.patch.object(keras.layers.BatchNormalization, "call", normalize), _dropout(drop):
+    with (
+        mock.patch.object(keras.layers.BatchNormalization, "call", normalize),
+        mock.patch.object(keras.layers.Layer, "_open_name_scope", _name_scope),
+        _dropout(drop),
+    ):
         yield
+
+
+def _name_scope(layer: Any) -> Any:
+    """A scope whose name ends in a dot: TensorFlow numbers a scope that is entered again, as Keras numbers its layers."""
+    return require("tensorflow").name_scope(f"{layer.name}.")
 
 
 def _leave_marker(marks: list[_Mark], mark: _Mark, x: Any, *others: Any) -> Any:
@@ -312,16 +323,19 @@ def _restore_variables(graph: ir.Graph, names: Mapping[str, Any]) -> None:
         graph.register_initializer(value)
 
 
-def _name_layers(graph: ir.Graph, model: Any) -> None:
-    """Record the layers that each node came from; TensorFlow numbers the scope of a layer that is entered again."""
-    layers = {layer.name for layer in model._flatten_layers(include_self=False)}
-    for node in graph:
-        scopes = [
-            scope if scope in layers else re.sub(r"_\d+$", "", scope)
-            for scope in (node.name or "").split("/")[:-1]
-        ]
-        if path := "/".join(scope for scope in scopes if scope in layers):
-            node.metadata_props[LAYER] = path
+def _name_layers(node: ir.Node, layers: Collection[str], builder: Builder) -> None:
+    """Record the layer that a node came from, and take the marks of `_name_scope` out of the names."""
+    scopes = [_SCOPE.sub("", scope) for scope in (node.name or "").split("/")[:-1]]
+    if path := "/".join(scope for scope in scopes if scope in layers):
+        node.metadata_props[LAYER] = path
+    node.name = _clean(node.name or "", builder)
+    for output in node.outputs:
+        output.name = _clean(output.name or "", builder)
+
+
+def _clean(name: str, builder: Builder) -> str:
+    clean = "/".join(_SCOPE.sub("", part) for part in name.split("/"))
+    return name if clean == name else builder.unique_name(clean)
 
 
 def _name_signature(graph: ir.Graph, model: Any) -> None:

@@ -156,6 +156,20 @@ def test_nodes_know_their_layer(model):
     assert source_layer(nodes(model, "Erf")[0]) == "wide"
 
 
+def test_layers_that_keras_numbers_are_not_taken_for_scopes_that_tensorflow_numbers():
+    twice = layers.Dense(4, name="dense")
+    inner = keras.Sequential([layers.Dense(4, name="dense_2")], name="inner")
+    model = from_keras(
+        keras.Sequential([keras.Input((4,)), twice, layers.Dense(4, name="dense_1"), twice, inner])
+    )
+    assert [(node.name, source_layer(node)) for node in nodes(model, "MatMul")] == [
+        ("dense/MatMul", "dense"),
+        ("dense_1/MatMul", "dense_1"),
+        ("dense/MatMul_2", "dense"),
+        ("inner/dense_2/MatMul", "inner/dense_2"),
+    ]
+
+
 @pytest.mark.parametrize("opset", [18, 21])
 def test_the_file_is_valid_and_no_newer_than_onnxruntime_training_reads(opset, tmp_path):
     path = from_keras(cnn.keras(channels=2), opset=opset).save(tmp_path / "m.onnx")
