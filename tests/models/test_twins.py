@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from gradfuse.graph import InputError
 from gradfuse.models import cnn, deep_mlp, mlp
 
