@@ -50,7 +50,7 @@ def main() -> None:
     )
     out = parser.parse_args().out
     table = Table(
-        "network", "verdict", "gain", "fuses", "without fuses", "with the plan", "seconds", box=None
+        "network", "verdict", "gain", "fuses", "unfused", "fused", "seconds", box=None, pad_edge=False
     )
     for job in JOBS:
         started = time.perf_counter()
