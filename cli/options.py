@@ -13,7 +13,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="The model: module:callable, file.py:callable, a .keras, .pt2 or .onnx file, or a SavedModel folder.",
+        help="The model: module:callable, file.py:callable, a .keras file, or an .onnx file.",
         show_default=False,
     ),
 ]
