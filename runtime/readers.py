@@ -16,18 +16,17 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib
-import importlib.util
 import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..graph.callables import call, find_callable
 from ..graph.errors import InputError
 from .optimizers import Array
 
@@ -294,27 +293,8 @@ def _parse_idx(path: Path, file: BinaryIO | gzip.GzipFile) -> Array:
 
 
 def _call(source: str) -> Examples:
-    module, _, name = source.rpartition(":")
-    function = getattr(_import_module(module, source), name, None)
-    if not callable(function):
-        raise InputError(f"{module} has no function {name!r}", expected="module:callable")
-    return from_arrays(function(), source)
-
-
-def _import_module(name: str, source: str) -> ModuleType:
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-        if spec is None or spec.loader is None:
-            raise ImportError(name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except (ImportError, OSError, ValueError) as error:
-        raise InputError(
-            f"cannot import {name!r} of the data {source}", expected="module:callable"
-        ) from error
-    return module
+    expected = "a function without arguments that returns (x, y) or arrays by name"
+    return from_arrays(call(source, find_callable(source, expected), expected), source)
 
 
 _READERS: dict[str, Callable[[Path], Examples]] = {

@@ -123,14 +123,24 @@ def test_a_callable_gives_the_data(tmp_path, monkeypatch):
         "def pair():\n    return np.arange(12.0).reshape(4, 3), np.array([0, 1, 2, 1])\n"
         "def named():\n    return dict(zip(('x', 'y'), pair()))\n"
         "def nothing():\n    return None\n"
+        "def broken():\n    return 1 / 0\n"
     )
     check(load_data(f"{tmp_path / 'my_data.py'}:pair"))
     monkeypatch.syspath_prepend(tmp_path)
     check(load_data("my_data:named"))
     for source, message in (
         ("my_data:nothing", "my_data:nothing is a NoneType; (x, y) or a mapping of names to arrays"),
-        ("my_data:missing", "my_data has no function 'missing'; module:callable"),
-        ("no_such_module:f", "cannot import 'no_such_module' of the data no_such_module:f; module:callable"),
+        ("my_data:missing", "my_data has no 'missing'; one of pair, named, nothing, broken"),
+        (
+            "no_such_module:f",
+            "no module named 'no_such_module'; a module in the current folder or an installed one;"
+            " for a file write no_such_module.py:callable",
+        ),
+        (
+            "my_data:broken",
+            "my_data:broken raised ZeroDivisionError: division by zero;"
+            " a function without arguments that returns (x, y) or arrays by name",
+        ),
     ):
         with pytest.raises(InputError) as error:
             load_data(source)

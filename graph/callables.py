@@ -1,0 +1,102 @@
+"""`module:callable` and `file.py:callable`: how a user names code of their own, a model's builder or a data set's reader."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import InputError, some
+
+__all__ = ["call", "find_callable", "kind_of", "reason_of"]
+
+
+def find_callable(source: str, expected: str) -> Callable[..., Any]:
+    """Import what `source` names; the current folder, or that of the file, is importable meanwhile and afterwards.
+
+    Args:
+        source: `module:callable` or `file.py:callable`.
+        expected: What the callable should be, for the error.
+
+    Raises:
+        InputError: There is no such file, module or attribute, it cannot be imported, or it is not callable.
+    """
+    where, _, name = source.rpartition(":")
+    if not where or not name:
+        raise InputError(f"{source!r} names no callable", expected="module:callable or file.py:callable")
+    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"{where} has no {name!r}", expected=f"one of {some(public) or 'its callables'}")
+    attribute = getattr(module, name)
+    if not callable(attribute):
+        raise InputError(f"{source} is {kind_of(attribute)}", expected=expected)
+    return attribute  # type: ignore[no-any-return]
+
+
+def call(source: str, function: Callable[..., Any], expected: str) -> Any:
+    """Call the user's function without arguments.
+
+    Raises:
+        InputError: It raised an error.
+    """
+    try:
+        return function()
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(f"{source} raised {reason_of(error)}", expected=expected) from error
+
+
+def kind_of(value: Any) -> str:
+    """The value's type in words: `an int`."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def reason_of(error: Exception) -> str:
+    """Type and first line of an error that somebody else's code raised."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}", expected="file.py:callable")
+    name = f"gradfuse_source_{path.stem}"  # its own name, so that a file called torch.py hides no package
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be imported", expected="a Python file")
+    module = importlib.util.module_from_spec(spec)
+    _make_importable(path.parent)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"{path} cannot be imported: {reason_of(error)}") from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    _make_importable(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            remedy = f"install {error.name}"
+            raise InputError(f"{name} cannot be imported: {reason_of(error)}", remedy=remedy) from error
+        raise InputError(
+            f"no module named {name!r}",
+            expected="a module in the current folder or an installed one",
+            remedy=f"for a file write {name.replace('.', '/')}.py:callable",
+        ) from error
+    except Exception as error:
+        raise InputError(f"{name} cannot be imported: {reason_of(error)}") from error
+
+
+def _make_importable(folder: Path) -> None:
+    if (path := str(folder.resolve())) not in sys.path:
+        sys.path.insert(0, path)
