@@ -87,6 +87,8 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
         variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
         covariance, tilted_total = _second_order(gradient, slope, latent, mean, b1)
         hessian = _hessian(gradient, slope, tilt, latent)
+        if gradient.hessian is not None and hessian is not None and rho is not None:
+            tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
     cancelled = gradient.cancelled * _per_channel(b0**2)
     return GradientMoments(mean, variance, covariance, cancelled, tilt, tilted_total, hessian)
 

@@ -15,8 +15,8 @@ __all__ = ["NODES", "TERMS", "WEIGHTS", "Array", "expectation", "hermite_coeffic
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-NODES: Array = np.linspace(-6.0, 6.0, 121)
-"""Points of the standard Gaussian at which curves are known."""
+NODES: Array = np.linspace(-6.0, 6.0, 120)
+"""Points of the standard Gaussian at which curves are known; 0, where most kinks are, lies between two of them."""
 
 TERMS = 8
 """Highest order of the Hermite expansions."""

@@ -104,11 +104,15 @@ def _exponent(evidence: Evidence, step: Step) -> float:
 
 
 def growth_exponent(curve: Array) -> float:
-    """log2 of how much a function grows from 3 to 6 standard deviations, in the steeper direction and the median channel."""
-    inner, outer = np.isclose(np.abs(NODES), 3.0), np.abs(NODES) == 6.0
+    """Power p of |f| ~ |xi|^p from 3 to 6 standard deviations, in the steeper direction, of the median channel."""
+    low = len(NODES) // 4
     with np.errstate(all="ignore"):
-        ratio = np.abs(curve[outer]) / np.maximum(np.abs(curve[inner]), np.finfo(float).tiny)
-        exponents = np.log2(np.nan_to_num(ratio, nan=np.inf, posinf=np.inf))
-    grown = np.abs(curve[outer]) > np.abs(curve).max(axis=0) * 0.5
-    per_channel = np.max(np.where(grown, exponents, 0.0), axis=0)
-    return float(np.median(per_channel))
+        sides = [(curve[0], curve[low], NODES[low]), (curve[-1], curve[-1 - low], NODES[-1 - low])]
+        powers = [_power(np.abs(outer), np.abs(inner), 6.0 / abs(node)) for outer, inner, node in sides]
+        grown = [np.where(np.abs(outer) > 0.5 * np.abs(curve).max(0), p, 0.0) for p, (outer, _, _) in zip(powers, sides, strict=True)]
+    return float(np.median(np.maximum(*grown)))
+
+
+def _power(outer: Array, inner: Array, ratio: float) -> Array:
+    grown = np.nan_to_num(outer / np.maximum(inner, np.finfo(float).tiny), nan=np.inf, posinf=np.inf)
+    return np.asarray(np.log(grown) / math.log(ratio))

@@ -84,7 +84,7 @@ def _projected(
     elif dy.covariance is not None:
         shrink = np.sqrt(np.divide(variance, dy.variance, out=np.zeros_like(variance), where=dy.variance > 0))
         covariance = dy.covariance * np.outer(shrink, shrink)
-    hessian = None if dy.hessian is None else dy.hessian - np.diag(along)
+    hessian = None if dy.hessian is None else dy.hessian - np.diag(along * _inverse(site.array(1)))
     centred = GradientMoments(mean, variance, covariance, dy.cancelled, np.zeros(mean.shape), hessian=hessian)
     back = _rescaled(centred, slope)
     # Over a batch and its positions the gradient now sums to 0.
@@ -92,6 +92,11 @@ def _projected(
     return GradientMoments(
         back.mean, back.variance, back.covariance, cancelled, back.tilt, hessian=back.hessian
     )
+
+
+def _inverse(gamma: Array) -> Array:
+    """1 / gamma; 0 where gamma is 0, since nothing passes there."""
+    return np.divide(1.0, gamma, out=np.zeros(gamma.shape), where=gamma != 0)
 
 
 def _ratio(variance: Array, covariance: Array) -> Array:
@@ -181,7 +186,9 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
         None if dy.covariance is None else _scaled(dy.covariance, gamma), variance, axes
     )
     mean = (mean - mean.mean(axes, keepdims=True)) / std
-    hessian = None if dy.hessian is None else _centre(dy.hessian * np.outer(gamma, gamma)) / std.item() ** 2
+    hessian = None
+    if dy.hessian is not None:
+        hessian = _centre(dy.hessian * np.outer(gamma, gamma) - along * np.eye(count)) / std.item() ** 2
     channels = np.zeros(mean.shape[:1])
     back = GradientMoments(
         mean,
