@@ -157,6 +157,61 @@ def cos(g: Adjoint) -> Gradients:
     return (-g.dy * g.builder.op("Sin", g.x),)
 
 
+def tan(g: Adjoint) -> Gradients:
+    """y = tan x, whose derivative is 1 + y^2."""
+    return (g.dy * (1.0 + g.y.square()),)
+
+
+def asin(g: Adjoint) -> Gradients:
+    """y = arcsin x."""
+    return (g.dy / (1.0 - g.x.square()).sqrt(),)
+
+
+def acos(g: Adjoint) -> Gradients:
+    """y = arccos x."""
+    return (-g.dy / (1.0 - g.x.square()).sqrt(),)
+
+
+def atan(g: Adjoint) -> Gradients:
+    """y = arctan x."""
+    return (g.dy / (1.0 + g.x.square()),)
+
+
+def sinh(g: Adjoint) -> Gradients:
+    """y = sinh x."""
+    return (g.dy * _cosh(g.x),)
+
+
+def cosh(g: Adjoint) -> Gradients:
+    """y = cosh x."""
+    return (g.dy * (0.5 * (g.x.exp() - (-g.x).exp())),)
+
+
+def _cosh(x: Tensor) -> Tensor:
+    return 0.5 * (x.exp() + (-x).exp())
+
+
+def asinh(g: Adjoint) -> Gradients:
+    """y = arsinh x, whose derivative is 1 / cosh y: x^2 could overflow."""
+    return (g.dy / _cosh(g.y),)
+
+
+def acosh(g: Adjoint) -> Gradients:
+    """y = arcosh x."""
+    return (g.dy / (g.x.square() - 1.0).sqrt(),)
+
+
+def atanh(g: Adjoint) -> Gradients:
+    """y = artanh x."""
+    return (g.dy / (1.0 - g.x.square()),)
+
+
+def mod(g: Adjoint) -> Gradients:
+    """y = a - q b, where the whole number q = (a - y) / b counts as constant."""
+    a, b = g.input(0), g.input(1)
+    return g.dy, -g.dy * g.builder.op("Round", (a - g.y) / b)
+
+
 def identity(g: Adjoint) -> Gradients:
     """y = x."""
     return (g.dy,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..builder import Tensor
+from ..builder import Tensor, where
 from .engine import Adjoint
 
 Gradients = Sequence["Tensor | None"]
@@ -34,6 +34,22 @@ def reduce_l2(g: Adjoint) -> Gradients:
     """y = sqrt(sum x^2); 0 where the norm is 0, as in PyTorch."""
     norm = _kept(g, g.y)
     return (_kept(g, g.dy) * g.x / (norm + norm.equals(0.0).cast_like(norm)),)
+
+
+def reduce_prod(g: Adjoint) -> Gradients:
+    """y = product x: the gradient is the product of the others, which one zero among them makes 0."""
+    zero = g.x.equals(0.0)
+    x, axes = where(zero, 1.0, g.x), _axes(g)
+    product = g.builder.op("ReduceProd", x, *([] if axes is None else [g.builder.ints(*axes)]), keepdims=1)
+    zeros = zero.cast_like(x).sum(axes)
+    others = zeros - zero.cast_like(x)
+    return (_kept(g, g.dy) * product / x * others.equals(0.0).cast_like(x),)
+
+
+def cumulative_sum(g: Adjoint) -> Gradients:
+    """y_i = x_1 + ... + x_i along an axis: x_i is part of y_i and all that follow, so dy is summed from the other end."""
+    exclusive, reverse = g.attribute("exclusive", 0), g.attribute("reverse", 0)
+    return (g.builder.op("CumSum", g.dy, g.input(1), exclusive=exclusive, reverse=1 - reverse),)
 
 
 def reduce_log_sum(g: Adjoint) -> Gradients:

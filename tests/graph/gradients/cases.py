@@ -29,6 +29,7 @@ def _tied(*shape: int) -> Array:
 
 
 POSITIVE = _uniform(0.5, 2.0, 3, 4)
+FAR = np.array([-1e4, -100.0, -20.0, -1.0, 0.0, 1.0, 20.0, 100.0, 1e4])
 KINK = np.array([[-2.0, -0.5, -0.0, 0.0], [0.0, 0.25, 1.0, 3.0]])
 
 
@@ -169,6 +170,29 @@ ARITHMETIC = [
     unary("Erf", torch.erf),
     unary("Sin", torch.sin),
     unary("Cos", torch.cos),
+    *(
+        unary(op, reference, x)
+        for op, reference, x in (
+            ("Tan", torch.tan, _uniform(-1.0, 1.0, 3, 4)),
+            ("Asin", torch.asin, _uniform(-0.9, 0.9, 3, 4)),
+            ("Acos", torch.acos, _uniform(-0.9, 0.9, 3, 4)),
+            ("Atan", torch.atan, FAR),
+            ("Sinh", torch.sinh, (3, 4)),
+            ("Cosh", torch.cosh, KINK),
+            ("Asinh", torch.asinh, FAR),
+            ("Acosh", torch.acosh, _uniform(1.1, 3.0, 3, 4)),
+            ("Atanh", torch.atanh, _uniform(-0.9, 0.9, 3, 4)),
+        )
+    ),
+    *(
+        Case(
+            f"Mod {list(a)} by {list(b)}",
+            "y = Mod <fmod = 1> (a, b)",
+            {"a": a, "b": _near_one(b)},
+            lambda a, b: a - b * torch.trunc(a / b).detach(),
+        )
+        for a, b in (((3, 4), (4,)), ((), (2, 3)))
+    ),
     unary("Identity", lambda x: x * 1),
     Case(
         "Cast to double and back",
@@ -187,8 +211,6 @@ ARITHMETIC = [
         )
     ),
 ]
-
-FAR = np.array([-1e4, -100.0, -20.0, -1.0, 0.0, 1.0, 20.0, 100.0, 1e4])
 
 ACTIVATIONS = [
     unary("Relu", torch.relu, KINK),
@@ -597,12 +619,19 @@ def _all_axes(x: Tensor, axes: tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(range(x.ndim)) if axes is None else axes
 
 
+def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    for axis in sorted((axis % x.ndim for axis in axes), reverse=True):
+        x = x.prod(axis, keepdim=keep)
+    return x
+
+
 _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
     "ReduceSum": lambda x, axes, keep: x.sum(axes, keep),
     "ReduceMean": lambda x, axes, keep: x.mean(axes, keep),
     "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keep),
     "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keep),
     "ReduceL2": lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keep),
+    "ReduceProd": _product,
     "ReduceLogSum": lambda x, axes, keep: x.sum(axes, keep).log(),
     "ReduceLogSumExp": torch.logsumexp,
     "ReduceMax": lambda x, axes, keep: x.amax(axes, keep),
@@ -632,11 +661,34 @@ REDUCTIONS = [
     ),
     reduction("ReduceMax", _tied(3, 4), (1,), 0),
     reduction("ReduceMin", _tied(3, 4), None, 1),
+    *(
+        reduction("ReduceProd", np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [1.0, -2.0, 0.5]]), axes, 0)
+        for axes in (None, (0,), (1,))
+    ),
+    *(
+        Case(
+            f"CumSum axis {axis} exclusive {exclusive} reverse {reverse}",
+            f"a = Constant <value_int = {axis}> () y = CumSum <exclusive = {exclusive}, reverse = {reverse}> (x, a)",
+            {"x": (2, 3, 4)},
+            lambda x, axis=axis, exclusive=exclusive, reverse=reverse: _cumulative(
+                x, axis, exclusive, reverse
+            ),
+        )
+        for axis in (0, -1)
+        for exclusive in (0, 1)
+        for reverse in (0, 1)
+    ),
     reduction("ReduceL1", KINK, (0,), 0),
     reduction("ReduceL2", np.array([[0.0, 0.0], [3.0, 4.0]]), (1,), 1),
     reduction("ReduceLogSumExp", FAR[None], (1,), 0),
     Case("ReduceSum of a scalar", "y = ReduceSum (x)", {"x": ()}, lambda x: x * 1),
 ]
+
+
+def _cumulative(x: Tensor, axis: int, exclusive: int, reverse: int) -> Tensor:
+    directed = x.flip(axis) if reverse else x
+    total = directed.cumsum(axis) - (directed if exclusive else 0.0)
+    return total.flip(axis) if reverse else total
 
 
 def _shape(name: str, body: str, x: Data, reference: Callable[..., Any], **options: Any) -> Case:
