@@ -109,7 +109,10 @@ def growth_exponent(curve: Array) -> float:
     with np.errstate(all="ignore"):
         sides = [(curve[0], curve[low], NODES[low]), (curve[-1], curve[-1 - low], NODES[-1 - low])]
         powers = [_power(np.abs(outer), np.abs(inner), 6.0 / abs(node)) for outer, inner, node in sides]
-        grown = [np.where(np.abs(outer) > 0.5 * np.abs(curve).max(0), p, 0.0) for p, (outer, _, _) in zip(powers, sides, strict=True)]
+        grown = [
+            np.where(np.abs(outer) > 0.5 * np.abs(curve).max(0), p, 0.0)
+            for p, (outer, _, _) in zip(powers, sides, strict=True)
+        ]
     return float(np.median(np.maximum(*grown)))
 
 

@@ -1,0 +1,57 @@
+"""Networks for the tests of the prediction, and what autograd measures on them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from gradfuse.converters import convert
+from gradfuse.graph import GradientGraph
+
+
+def gradient_graph(module: nn.Module, shape: Sequence[int], loss: str = "cross-entropy") -> GradientGraph:
+    return GradientGraph.of(convert(module, example_input=tuple(shape), verify=False).model, loss)
+
+
+def mlp(
+    activation: type[nn.Module], inputs: int = 16, width: int = 32, depth: int = 5, gain: float | None = None
+) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layer = nn.Linear(inputs if index == 0 else width, 10 if index == depth - 1 else width)
+        if gain is not None:
+            nn.init.normal_(layer.weight, 0.0, gain * layer.in_features**-0.5)
+        layers += [layer, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def cnn(
+    norm: bool = False, pool: nn.Module | None = None, channels: Sequence[int] = (12, 12, 16)
+) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = 3
+    for after in channels:
+        layers.append(nn.Conv2d(before, after, 3, padding=1, bias=not norm))
+        layers += [nn.BatchNorm2d(after)] if norm else []
+        layers.append(nn.ReLU())
+        before = after
+    layers += [] if pool is None else [pool]
+    side = 8 if pool is None else 4
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * side * side, 10))
+
+
+def measured_rms(
+    module: nn.Module, shape: Sequence[int], batches: int = 48, batch_size: int = 32
+) -> dict[str, float]:
+    """RMS of each parameter's gradient over batches of N(0, 1) inputs with random labels, in train mode."""
+    generator = torch.Generator().manual_seed(1)
+    squares = dict.fromkeys((name for name, _ in module.named_parameters()), 0.0)
+    for _ in range(batches):
+        x = torch.randn(batch_size, *shape, generator=generator)
+        labels = torch.randint(10, (batch_size,), generator=generator)
+        module.zero_grad()
+        nn.functional.cross_entropy(module(x), labels).backward()
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            squares[name] += parameter.grad.double().square().mean().item() / batches
+    return {name: square**0.5 for name, square in squares.items()}

@@ -1,0 +1,64 @@
+"""The fuse plan: nothing for a healthy model, and finite training for one that explodes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from analysis_networks import gradient_graph, mlp
+from torch import nn
+
+from gradfuse.analysis import analyse
+from gradfuse.graph import GradientGraph, evaluate, insert_fuses
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def losses(
+    gradients: GradientGraph, steps: int = 12, lr: float = 0.01, momentum: float = 0.9
+) -> Iterator[float]:
+    """Losses of SGD with momentum, and an assertion-free look at the parameters: NaN shows in the loss."""
+    rng = np.random.default_rng(0)
+    initializers = gradients.onnx.graph.initializers
+    values: Arrays = {name: _array(initializers[name]) for name in gradients.gradients}
+    velocity: Arrays = {name: np.zeros_like(value) for name, value in values.items()}
+    name = gradients.source.inputs[0].name
+    for _ in range(steps):
+        x, labels = rng.standard_normal((32, 16), np.float32), rng.integers(0, 10, 32)
+        outputs = evaluate(gradients.onnx, {name: x, "target": labels, **values})
+        yield float(outputs[gradients.loss_output])
+        with np.errstate(all="ignore"):
+            for parameter, gradient in gradients.gradients.items():
+                velocity[parameter] = momentum * velocity[parameter] + outputs[gradient]
+                values[parameter] = values[parameter] - np.float32(lr) * velocity[parameter]
+
+
+def _array(value: ir.Value) -> np.ndarray[Any, Any]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def test_a_healthy_model_gets_no_fuse() -> None:
+    torch.manual_seed(0)
+    for activation, gain in ((nn.ReLU, math.sqrt(2.0)), (nn.Tanh, 1.0), (nn.GELU, None)):
+        assert analyse(gradient_graph(mlp(activation, depth=6, gain=gain), (16,))).fuses == []
+
+
+def test_one_fuse_keeps_a_badly_initialised_network_finite() -> None:
+    torch.manual_seed(0)
+    graph = gradient_graph(mlp(nn.ReLU, depth=16, gain=3.0), (16,))
+    plan = analyse(graph).fuses
+    assert [(fuse.kind, fuse.threshold) for fuse in plan] == [("global-norm", 1.0)]
+    assert not all(math.isfinite(loss) for loss in losses(graph))
+    assert all(math.isfinite(loss) for loss in losses(insert_fuses(graph, plan)))
+
+
+def test_a_second_fuse_where_the_norm_itself_would_overflow() -> None:
+    torch.manual_seed(0)
+    graph = gradient_graph(mlp(nn.ReLU, depth=40, gain=5.0), (16,))
+    report = analyse(graph)
+    assert report.summary.global_norm > 1e18
+    assert [fuse.kind for fuse in report.fuses] == ["norm", "global-norm"]
+    assert all(math.isfinite(loss) for loss in losses(insert_fuses(graph, report.fuses), steps=6))

@@ -1,0 +1,163 @@
+"""The report: its contract, its renderers, its verdicts, and what it does with hostile names."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from analysis_networks import gradient_graph, mlp
+from torch import nn
+
+from gradfuse.analysis import FindingsError, RiskReport, analyse
+from gradfuse.graph import GradientGraph, InputError
+
+KEYS = ["schema", "tool", "model", "assumptions", "summary", "profile", "attribution", "findings", "fuses"]
+
+
+def exploding() -> GradientGraph:
+    torch.manual_seed(0)
+    return gradient_graph(mlp(nn.ReLU, depth=14, gain=3.0), (16,))
+
+
+def stable() -> GradientGraph:
+    torch.manual_seed(0)
+    return gradient_graph(mlp(nn.ReLU, depth=3, gain=math.sqrt(2.0)), (16,))
+
+
+class Exponential(nn.Module):
+    """Overflows float32 in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.exp(layer(x))
+        return x
+
+
+@pytest.fixture(scope="module")
+def explodes() -> RiskReport:
+    return analyse(exploding())
+
+
+@pytest.fixture(scope="module")
+def overflows() -> RiskReport:
+    torch.manual_seed(0)
+    return analyse(gradient_graph(Exponential(), (16,)))
+
+
+def parsed(report: RiskReport) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document: dict[str, Any] = json.loads(report.render("json"), parse_constant=refuse)
+    return document
+
+
+def test_json_has_exactly_the_keys_of_the_schema(explodes: RiskReport) -> None:
+    document = parsed(explodes)
+    assert list(document) == KEYS
+    assert document["schema"] == "gradfuse-report/1"
+    assert list(document["summary"]) == ["verdict", "risk", "log10_gain"]
+    profile = ["tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms"]
+    assert all(list(entry) == profile for entry in document["profile"])
+    remedy = ["kind", "text", "gradfuse", "pytorch", "keras", "predicted_log10_gain"]
+    finding = ["code", "severity", "node", "op_type", "phase", "message", "evidence", "remedies"]
+    assert all(list(entry) == finding for entry in document["findings"])
+    assert all(list(entry) == remedy for found in document["findings"] for entry in found["remedies"])
+    assert all(list(entry) == ["name", "kind", "target", "threshold"] for entry in document["fuses"])
+
+
+def test_json_is_deterministic(explodes: RiskReport) -> None:
+    assert explodes.render("json") == analyse(exploding()).render("json")
+
+
+def test_infinite_numbers_are_null(overflows: RiskReport) -> None:
+    document = parsed(overflows)
+    assert document["summary"]["verdict"] == "explodes"
+    assert document["summary"]["log10_gain"] is None
+    assert document["profile"][0]["grad_rms"] is None
+
+
+def test_the_parts_of_the_attribution_sum_to_the_whole(explodes: RiskReport) -> None:
+    rows = parsed(explodes)["attribution"]
+    parts = ("weight", "activation", "normalisation", "residual", "recurrence")
+    for row in rows:
+        assert row["log10_gain"] == pytest.approx(sum(row[part] for part in parts), abs=1e-4)
+    assert sum(row["log10_gain"] for row in rows) == pytest.approx(explodes.summary.log10_gain, abs=1e-3)
+
+
+def test_every_parameter_is_predicted_with_an_interval(explodes: RiskReport) -> None:
+    predicted = {entry.tensor: entry for entry in explodes.profile if entry.kind == "parameter"}
+    assert set(predicted) == {f"{index}.{part}" for index in range(0, 28, 2) for part in ("weight", "bias")}
+    assert all(entry.low < entry.grad_rms < entry.high for entry in predicted.values())
+
+
+def test_verdicts(explodes: RiskReport) -> None:
+    assert (explodes.summary.verdict, explodes.summary.risk > 0.99) == ("explodes", True)
+    report = analyse(stable())
+    assert (report.summary.verdict, report.summary.risk < 0.2) == ("stable", True)
+    torch.manual_seed(0)
+    assert analyse(gradient_graph(mlp(nn.ReLU, depth=10), (16,))).summary.verdict == "vanishes"
+
+
+def test_risk_rises_with_the_gain() -> None:
+    risks = []
+    for gain in (1.0, 1.6, 2.0, 2.5, 3.5):
+        torch.manual_seed(0)
+        risks.append(analyse(gradient_graph(mlp(nn.ReLU, depth=8, gain=gain), (16,))).summary.risk)
+    assert risks == sorted(risks)
+    assert risks[0] < 0.5 < risks[-1]
+
+
+def test_check_raises_with_a_text_that_a_person_understands(explodes: RiskReport) -> None:
+    with pytest.raises(
+        FindingsError, match=r"EXPLODES.*\n.*GF101 error: the gradient's RMS grows .*-fold"
+    ) as caught:
+        explodes.check(fail_on="error")
+    assert isinstance(caught.value, AssertionError)
+    analyse(stable()).check(fail_on="note")
+    explodes.check(fail_on="never")
+
+
+def test_unknown_severities_and_formats_are_refused(explodes: RiskReport) -> None:
+    with pytest.raises(InputError, match="unknown severity 'fatal'; one of note, warning, error, never"):
+        explodes.fails("fatal")
+    with pytest.raises(InputError, match="unknown report format 'xml'; one of text, json"):
+        explodes.render("xml")
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    graph = stable()
+    with pytest.raises(InputError, match="batch size 0; at least 1"):
+        analyse(graph, batch_size=0)
+    with pytest.raises(InputError, match="input variance -1"):
+        analyse(graph, variance=-1.0)
+
+
+def test_text_fits_80_columns_and_says_the_verdict_first(explodes: RiskReport) -> None:
+    lines = explodes.render("text").splitlines()
+    assert lines[0].startswith("gradfuse: EXPLODES")
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("fuse plan") for line in lines)
+    assert all(line.isascii() and line == line.rstrip() for line in lines)
+
+
+def test_names_from_the_model_are_escaped() -> None:
+    torch.manual_seed(0)
+    graph = exploding()
+    hostile = "[bold red]evil[/]\x1b[31m\r\nname"
+    parameter = graph.source.onnx.graph.initializers["0.weight"]
+    parameter.name = hostile
+    model = type(graph.source)(
+        graph.source.onnx, tuple(hostile if n == "0.weight" else n for n in graph.source.parameters)
+    )
+    report = analyse(GradientGraph.of(model))
+    text = report.render("text")
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert r"[bold red]evil[/]\x1b[31m\r\nname"[:20] in text
+    assert hostile in {entry["tensor"] for entry in parsed(report)["profile"]}
