@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -100,7 +100,85 @@ def gather_elements(g: Adjoint) -> Gradients:
 
 
 def gather_nd(g: Adjoint) -> Gradients:
-    """y = x at index tuples."""
-    if g.attribute("batch_dims", 0):
-        raise g.unsupported("batch_dims; only batch_dims=0 has a gradient")
-    return (g.builder.op("ScatterND", g.x.zeros_like(), g.input(1), g.dy, reduction="add"),)
+    """y = x at index tuples, below the leading axes that x and the indices share."""
+    indices = _with_batch_indices(g, g.input(1), g.attribute("batch_dims", 0))
+    return (g.builder.op("ScatterND", g.x.zeros_like(), indices, g.dy, reduction="add"),)
+
+
+def _with_batch_indices(g: Adjoint, indices: Tensor, batch_dims: int) -> Tensor:
+    """Index tuples that begin with the position on each of the leading axes."""
+    if batch_dims == 0:
+        return indices
+    if indices.rank is None:
+        raise g.unsupported("the rank of its indices is unknown")
+    zeros = indices.slice([0], [1], [-1], [1])
+    zeros = zeros - zeros
+    leading = [
+        zeros + g.builder.arange(g.x.length(axis)).unsqueeze(*range(1, indices.rank - axis))
+        for axis in range(batch_dims)
+    ]
+    return g.builder.op("Concat", *leading, indices, axis=-1)
+
+
+def scatter_elements(g: Adjoint) -> Gradients:
+    """y = x, then y[i with its axis replaced by indices[i]] = updates[i], or added to, or compared with what is there."""
+    indices, axis = g.input(1), g.attribute("axis", 0)
+    op = g.builder.op
+    return _scattered(
+        g,
+        lambda data: op("GatherElements", data, indices, axis=axis),
+        lambda data, updates, reduction: op(
+            "ScatterElements", data, indices, updates, axis=axis, reduction=reduction
+        ),
+    )
+
+
+def scatter_nd(g: Adjoint) -> Gradients:
+    """y = x with updates at index tuples, stored, added, or compared with what is there."""
+    indices, op = g.input(1), g.builder.op
+    return _scattered(
+        g,
+        lambda data: op("GatherND", data, indices),
+        lambda data, updates, reduction: op("ScatterND", data, indices, updates, reduction=reduction),
+    )
+
+
+def _scattered(
+    g: Adjoint, gather: Callable[[Tensor], Tensor], scatter: Callable[[Tensor, Tensor, str], Tensor]
+) -> Gradients:
+    """What is overwritten loses its gradient; those that tie for an extremum share it, as torch.scatter_reduce does."""
+    reduction, updates = g.attribute("reduction", "none"), g.input(2)
+    if reduction == "none":
+        return scatter(g.dy, updates.zeros_like(), "none"), None, gather(g.dy)
+    if reduction == "add":
+        return g.dy, None, gather(g.dy)
+    if reduction == "mul":
+        raise g.unsupported("reduction 'mul'; only none, add, max and min have a gradient")
+    kept = g.x.equals(g.y).cast_like(g.dy)
+    attained = updates.equals(gather(g.y)).cast_like(g.dy)
+    share = g.dy / scatter(kept, attained, "add")
+    return share * kept, None, gather(share) * attained
+
+
+def top_k(g: Adjoint) -> Gradients:
+    """y = the k largest or smallest elements along an axis: dy goes back to where they stood."""
+    indices, axis = g.outputs[1], g.attribute("axis", -1)
+    return (g.builder.op("ScatterElements", g.x.zeros_like(), indices, g.dy, axis=axis),)
+
+
+def padded(g: Adjoint) -> Gradients:
+    """y = x with elements repeated around it: the axis's positions, padded in the same way, tell which."""
+    rank, mode, dx = g.rank(), g.attribute("mode", "constant"), g.dy
+    axes = tuple(range(rank)) if g.optional(3) is None else g.constant_ints(3)
+    if axes is None:
+        raise g.unsupported("its axes are computed at run time")
+    known = g.constant_ints(1)
+    for position, axis in enumerate(axes):
+        if known is not None and known[position] == known[position + len(axes)] == 0:
+            continue
+        length = g.x.length(axis % rank)
+        ends = (position, position + len(axes))
+        amounts = g.builder.concat(*(g.input(1).slice([end], [end + 1], [0], [1]) for end in ends))
+        taken = g.builder.op("Pad", g.builder.arange(length), amounts, mode=mode)
+        dx = _scatter_along(dx, taken, axis % rank, rank, g.builder.concat(length))
+    return (dx,)

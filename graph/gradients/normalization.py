@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
-from ..builder import Tensor
+from ..builder import Tensor, where
 from .broadcast import sum_to
 from .engine import Adjoint
 
@@ -63,6 +64,46 @@ def layer_normalization(g: Adjoint) -> Gradients:
     dx = inverse * (dxhat - dxhat.mean(axes) - xhat * (dxhat * xhat).mean(axes))
     dscale = sum_to(g.dy * xhat, scale, g.x.dims, [None])
     return dx, dscale, None if bias is None else sum_to(g.dy, bias, g.x.dims, [None])
+
+
+def instance_normalization(g: Adjoint) -> Gradients:
+    """Statistics over the spatial axes of each example and channel (Ulyanov 2016)."""
+    rank = g.rank()
+    axes = list(range(2, rank))
+    deviation = g.x - g.x.mean(axes)
+    inverse = 1.0 / (deviation.square().mean(axes) + g.attribute("epsilon", 1e-5)).sqrt()
+    xhat = deviation * inverse
+    dbeta, dgamma = g.dy.mean(axes), (g.dy * xhat).mean(axes)
+    dx = per_channel(g.input(1), rank) * inverse * (g.dy - dbeta - xhat * dgamma)
+    count, others = g.x.count(axes), [0, *axes]
+    return dx, dgamma.sum(others, keepdims=False) * count, dbeta.sum(others, keepdims=False) * count
+
+
+def lp_normalization(g: Adjoint) -> Gradients:
+    """y = x / |x|_p along one axis, p 1 or 2; no gradient where the norm is 0."""
+    axes, p = [g.attribute("axis", -1)], g.attribute("p", 2)
+    norm = g.builder.op(f"ReduceL{p}", g.x, g.builder.ints(*axes), keepdims=1)
+    slope = g.y if p == 2 else g.x.sign()
+    centred = g.dy - slope * (g.dy * g.y).sum(axes)
+    return (where(norm.equals(0.0), 0.0, centred / norm),)
+
+
+def local_response_normalization(g: Adjoint) -> Gradients:
+    """y = x s^-beta with s = bias + alpha / size times the sum of x^2 over neighbouring channels (Krizhevsky 2012)."""
+    channels = g.x.length(1)
+    if not isinstance(channels, int):
+        raise g.unsupported("the number of channels is dynamic")
+    size, beta = g.attribute("size", 1), g.attribute("beta", 0.75)
+    scale = g.attribute("alpha", 1e-4) / size
+    offset = np.arange(channels)[None] - np.arange(channels)[:, None]
+    near = g.builder.constant((offset >= -((size - 1) // 2)) & (offset <= size // 2), g.x.dtype)
+
+    def neighbours(band: Tensor, x: Tensor) -> Tensor:
+        return (band @ x.reshape(0, channels, -1)).reshape_like(g.x)
+
+    s = neighbours(near, g.x.square()) * scale + g.attribute("bias", 1.0)
+    shared = neighbours(near.transpose(1, 0), g.dy * g.y / s)
+    return (g.dy * s**-beta - g.x * shared * (2.0 * beta * scale),)
 
 
 def dropout(g: Adjoint) -> Gradients:

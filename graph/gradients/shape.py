@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..builder import Tensor
 from .broadcast import sum_to
 from .engine import Adjoint
+from .indexing import padded
 
 Gradients = Sequence["Tensor | None"]
 
@@ -60,5 +61,24 @@ def split(g: Adjoint) -> Gradients:
 def pad(g: Adjoint) -> Gradients:
     """y = x with elements added around it, or taken off where a pad is negative: dx undoes both."""
     if g.attribute("mode", "constant") != "constant":
-        raise g.unsupported(f"mode {g.attribute('mode', 'constant')!r}; only constant padding has a gradient")
+        return padded(g)
     return (g.builder.op("Pad", g.dy, -g.input(1), None, g.optional(3)),)
+
+
+def triangle(g: Adjoint) -> Gradients:
+    """y = the upper or the lower triangle of x."""
+    return (g.builder.op("Trilu", g.dy, g.optional(1), upper=g.attribute("upper", 1)),)
+
+
+def depth_to_space(g: Adjoint) -> Gradients:
+    """y [N, C, H b, W b] = blocks of x [N, C b b, H, W], whose channels are ordered [b, b, C] (DCR) or [C, b, b] (CRD)."""
+    size = g.attribute("blocksize", 1)
+    if g.attribute("mode", "DCR") == "DCR":
+        return (g.builder.op("SpaceToDepth", g.dy, blocksize=size),)
+    lengths = [g.y.length(1), g.x.length(2), size, g.x.length(3), size]
+    return (g.dy.reshape(0, *lengths).transpose(0, 1, 3, 5, 2, 4).reshape_like(g.x),)
+
+
+def space_to_depth(g: Adjoint) -> Gradients:
+    """The inverse of DepthToSpace."""
+    return (g.builder.op("DepthToSpace", g.dy, blocksize=g.attribute("blocksize", 1)),)

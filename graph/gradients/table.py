@@ -85,6 +85,9 @@ _PLAIN = {
     # normalisation
     "BatchNormalization": normalization.batch_normalization,
     "LayerNormalization": normalization.layer_normalization,
+    "InstanceNormalization": normalization.instance_normalization,
+    "LpNormalization": normalization.lp_normalization,
+    "LRN": normalization.local_response_normalization,
     "Dropout": normalization.dropout,
     # pooling
     "MaxPool": pooling.max_pool,
@@ -114,11 +117,17 @@ _PLAIN = {
     "Concat": shape.concat,
     "Split": shape.split,
     "Pad": shape.pad,
+    "Trilu": shape.triangle,
+    "DepthToSpace": shape.depth_to_space,
+    "SpaceToDepth": shape.space_to_depth,
     # indexing
     "Slice": indexing.slice_,
     "Gather": indexing.gather,
     "GatherElements": indexing.gather_elements,
     "GatherND": indexing.gather_nd,
+    "ScatterElements": indexing.scatter_elements,
+    "ScatterND": indexing.scatter_nd,
+    "TopK": indexing.top_k,
     # losses
     "SoftmaxCrossEntropyLoss": loss.softmax_cross_entropy,
 }

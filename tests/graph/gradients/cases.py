@@ -600,6 +600,44 @@ NORMALIZATION = [
     layer_norm((2, 3, 4), -2, True),
     layer_norm((2, 3, 4), 1, True, 0.1),
     layer_norm((2, 3, 4, 2), -3, False),
+    *(
+        Case(
+            f"InstanceNormalization rank {len(shape)}",
+            "y = InstanceNormalization <epsilon = 0.01> (x, s, b)",
+            {"x": shape, "s": (3,), "b": (3,)},
+            lambda x, s, b: functional.instance_norm(x, weight=s, bias=b, eps=np.float32(0.01).item()),
+        )
+        for shape in ((2, 3, 5), (2, 3, 4, 5), (2, 3, 2, 3, 2))
+    ),
+    *(
+        Case(
+            f"LpNormalization p {p} axis {axis}",
+            f"y = LpNormalization <p = {p}, axis = {axis}> (x)",
+            {"x": (2, 3, 4)},
+            lambda x, p=p, axis=axis: x / x.norm(p, axis, keepdim=True),
+        )
+        for p in (1, 2)
+        for axis in (0, -1)
+    ),
+    Case(
+        "LpNormalization of zeros",
+        "y = LpNormalization (x)",
+        {"x": np.array([[0.0, 0.0], [3.0, 4.0]])},
+        lambda x: torch.stack((x[0] * 0.0, x[1] / x[1].norm())),
+        dtypes=("float",),
+    ),
+    *(
+        Case(
+            f"LRN size {size} shape {list(shape)}",
+            f"y = LRN <size = {size}, alpha = 0.5, beta = 0.75, bias = 2.0> (x)",
+            {"x": shape},
+            lambda x, size=size: functional.local_response_norm(x, size, 0.5, 0.75, 2.0),
+            dims=("static", "batch"),
+            dtypes=("float",),  # ONNX's reference evaluator normalises as many channels as the batch is long
+        )
+        for size in (1, 3, 5)
+        for shape in ((2, 4, 3, 3),)
+    ),
     Case("Dropout in inference", "y = Dropout (x)", {"x": (3, 4)}, lambda x: x * 1),
     Case(
         "Dropout of nothing",
@@ -813,8 +851,69 @@ SHAPES = [
         (2, 3),
         lambda x: functional.pad(x, (2, 1)),
     ),
+    *(
+        _shape(
+            f"Pad {mode} {pads}",
+            f'p = Constant <value_ints = {pads}> () y = Pad <mode = "{mode}"> (x, p)',
+            (2, 3, 4, 5),
+            lambda x, pads=pads, mode=mode: functional.pad(
+                x,
+                (pads[3], pads[7], pads[2], pads[6]),
+                mode={"edge": "replicate", "wrap": "circular"}.get(mode, mode),
+            ),
+        )
+        for mode in ("reflect", "edge", "wrap")
+        for pads in ([0, 0, 1, 0, 0, 0, 2, 0], [0, 0, 2, 3, 0, 0, 1, 4])
+    ),
+    _shape(
+        "Pad reflect axes",
+        'p = Constant <value_ints = [2, 1]> () a = Constant <value_ints = [-1]> () y = Pad <mode = "reflect"> (x, p, , a)',
+        (2, 3),
+        lambda x: functional.pad(x, (2, 1), mode="reflect"),
+    ),
+    Case(
+        "Pad by amounts of the run",
+        'y = Pad <mode = "edge"> (x, p)',
+        {"x": (2, 3), "p": np.array([0, 2, 0, 1])},
+        lambda x, p: functional.pad(x, (2, 1), mode="replicate"),
+    ),
+    *(
+        _shape(
+            f"Trilu upper {upper} k {k}",
+            f"k = Constant <value_int = {k}> () y = Trilu <upper = {upper}> (x, k)",
+            (2, 3, 4),
+            lambda x, upper=upper, k=k: (torch.triu if upper else torch.tril)(x, k),
+        )
+        for upper in (0, 1)
+        for k in (-1, 0, 2)
+    ),
+    _shape("Trilu without k", "y = Trilu (x)", (3, 4), torch.triu),
+    _shape(
+        "DepthToSpace CRD",
+        'y = DepthToSpace <blocksize = 2, mode = "CRD"> (x)',
+        (2, 8, 3, 2),
+        lambda x: functional.pixel_shuffle(x, 2),
+    ),
+    _shape(
+        "DepthToSpace DCR",
+        "y = DepthToSpace <blocksize = 3> (x)",
+        (2, 18, 2, 3),
+        lambda x: _blocks_first(x, 3),
+    ),
+    _shape(
+        "SpaceToDepth",
+        "y = SpaceToDepth <blocksize = 2> (x)",
+        (2, 3, 4, 6),
+        lambda x: x.reshape(2, 3, 2, 2, 3, 2).permute(0, 3, 5, 1, 2, 4).reshape(2, 12, 2, 3),
+    ),
     _shape("Pad nothing", "p = Constant <value_ints = [0, 0]> () y = Pad (x, p)", (3,), lambda x: x * 1),
 ]
+
+
+def _blocks_first(x: Tensor, size: int) -> Tensor:
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, size, size, c // size**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    return blocks.reshape(n, c // size**2, h * size, w * size)
 
 
 def slicing(
@@ -916,7 +1015,91 @@ INDEXING = [
         {"x": (3, 4), "i": np.array([[[-1]], [[0]]])},
         lambda x, i: x[i[..., 0]],
     ),
+    *(
+        Case(
+            f"GatherND batch_dims {batch_dims} indices {list(indices.shape)}",
+            f"y = GatherND <batch_dims = {batch_dims}> (x, i)",
+            {"x": (2, 3, 4), "i": indices},
+            reference,
+        )
+        for batch_dims, indices, reference in (
+            (
+                1,
+                np.array([[[0, 1], [2, -1]], [[1, 1], [1, 1]]]),
+                lambda x, i: x[[[0], [1]], i[..., 0], i[..., 1]],
+            ),
+            (1, np.array([[1], [2]]), lambda x, i: x[[0, 1], i[..., 0]]),
+            (
+                2,
+                np.array([[[0], [1], [2]], [[3], [3], [0]]]),
+                lambda x, i: torch.gather(x, 2, i)[..., 0],
+            ),
+        )
+    ),
+    *(
+        Case(
+            f"ScatterElements {reduction} axis {axis}",
+            f'y = ScatterElements <axis = {axis}, reduction = "{reduction}"> (x, i, u)',
+            {"x": (3, 4), "i": indices, "u": indices.shape},
+            lambda x, i, u, reduction=reduction, axis=axis: _SCATTER[reduction](
+                x, axis, i % x.shape[axis], u
+            ),
+        )
+        for axis, indices in (
+            (0, np.array([[0, -1, 1, 2], [1, 0, 2, 0]])),
+            (-1, np.array([[0, 1], [3, -2], [1, 0]])),
+        )
+        for reduction in ("none", "add", "max", "min")
+    ),
+    *(
+        Case(
+            f"ScatterElements {reduction} tied",
+            f'y = ScatterElements <axis = 1, reduction = "{reduction}"> (x, i, u)',
+            {"x": _tied(3, 4), "i": np.array([[0, 0, 1], [3, 3, 3], [1, 2, 1]]), "u": _tied(3, 3)},
+            lambda x, i, u, reduction=reduction: _SCATTER[reduction](x, 1, i, u),
+        )
+        for reduction in ("add", "max", "min")
+    ),
+    *(
+        Case(
+            f"ScatterND {reduction}",
+            f'y = ScatterND <reduction = "{reduction}"> (x, i, u)',
+            {"x": (3, 4, 2), "i": np.array([[0, 1], [2, -1], [1, 1]]), "u": (3, 2)},
+            lambda x, i, u, reduction=reduction: _scatter_rows(x, i, u, reduction),
+        )
+        for reduction in ("none", "add", "max", "min")
+    ),
+    Case(
+        "ScatterND adds twice at one place",
+        'y = ScatterND <reduction = "add"> (x, i, u)',
+        {"x": (3, 4), "i": np.array([[[0], [0]]]), "u": (1, 2, 4)},
+        lambda x, i, u: x.index_add(0, i.flatten(), u.reshape(2, 4)),
+    ),
+    *(
+        Case(
+            f"TopK axis {axis} largest {largest}",
+            f"k = Constant <value_ints = [2]> () y, i = TopK <axis = {axis}, largest = {largest}> (x, k)",
+            {"x": (3, 4, 3)},
+            lambda x, axis=axis, largest=largest: x.topk(2, axis, bool(largest)).values,
+        )
+        for axis in (0, -1)
+        for largest in (0, 1)
+    ),
 ]
+
+
+_SCATTER: dict[str, Callable[[Tensor, int, Tensor, Tensor], Tensor]] = {
+    "none": torch.scatter,
+    "add": torch.scatter_add,
+    "max": lambda x, axis, i, u: x.scatter_reduce(axis, i, u, "amax"),
+    "min": lambda x, axis, i, u: x.scatter_reduce(axis, i, u, "amin"),
+}
+
+
+def _scatter_rows(x: Tensor, i: Tensor, u: Tensor, reduction: str) -> Tensor:
+    """Tuples of the two leading axes, as one index of rows."""
+    rows = (i[:, 0] * x.shape[1] + i[:, 1] % x.shape[1])[:, None].expand_as(u)
+    return _SCATTER[reduction](x.flatten(0, 1), 0, rows, u).reshape(x.shape)
 
 
 def _gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
