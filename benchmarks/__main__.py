@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "step": "time of a training step, against PyTorch, Keras and onnxruntime's own training API",
     "kernels": "gradients of single ops, each written in several ways",
+    "analysis": "predicted against measured gradients, and the time of a report",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""

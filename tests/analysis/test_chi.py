@@ -1,7 +1,7 @@
 """The factor on the squared gradient per layer, chi = sigma_w^2 E[phi'^2], of networks whose value the theory gives.
 
-Weights are orthogonal, so that the theory's infinite width is met at a finite one. Expected values: Poole 2016, Schoenholz 2017, Yang
-2019, and simulations at width 512 for batches of 256.
+Weights are orthogonal, so that the theory's infinite width is met at a finite one. Expected values: Poole 2016,
+Schoenholz 2017, Yang 2019, and simulations at width 512 for batches of 256.
 """
 
 from typing import Any

@@ -1,0 +1,218 @@
+"""How true the predictions of `gradfuse report` are, and what they cost.
+
+Networks of several families are built at random - seed, depth, width - and their gradients are measured by PyTorch's
+autograd: mean of squares over 64 batches of 32 N(0, 1) inputs with random labels, in train mode. Printed is the share
+of parameters whose predicted RMS lies within a factor of the measured one; a missing or undefined prediction counts as
+a miss. `--seed N` draws other networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gradfuse.analysis import analyse
+from gradfuse.converters import convert
+from gradfuse.graph import GradientGraph
+
+BATCHES, BATCH_SIZE, CLASSES, THREADS = 64, 32, 10, 2
+
+Build = Callable[[np.random.Generator], tuple[nn.Module, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One network: predicted / measured of each parameter and activation, and seconds for a report and for a training
+    step."""
+
+    parameters: tuple[float, ...]
+    activations: tuple[float, ...]
+    report: float
+    step: float
+
+
+class Block(nn.Module):
+    """A residual block of two normalised convolutions; ReLU after the sum."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            nn.Conv2d(after, after, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+        self.skip: nn.Module = nn.Identity()
+        if stride > 1 or before != after:
+            self.skip = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Branch plus skip."""
+        return torch.relu(self.branch(x) + self.skip(x))
+
+
+def _mlp(rng: np.random.Generator, norm: type[nn.Module] | None = None) -> tuple[nn.Module, tuple[int, ...]]:
+    activation = [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.SELU, nn.LeakyReLU][rng.integers(6)]
+    inputs, width, depth = int(rng.integers(8, 65)), int(rng.integers(24, 129)), int(rng.integers(3, 11))
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers.append(nn.Linear(inputs if index == 0 else width, width, bias=norm is None))
+        layers += [activation()] if norm is None else [norm(width), activation()]
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES)), (inputs,)
+
+
+def _cnn(
+    rng: np.random.Generator, norm: bool = False, pooled: bool = False
+) -> tuple[nn.Module, tuple[int, ...]]:
+    activation = [nn.ReLU, nn.Tanh, nn.GELU][rng.integers(3)]
+    side, depth, width = int(rng.choice([8, 12])), int(rng.integers(2, 7)), int(rng.integers(8, 33))
+    layers: list[nn.Module] = []
+    before = 3
+    for index in range(depth):
+        layers.append(nn.Conv2d(before, width, 3, padding=1, bias=not norm))
+        layers += [nn.BatchNorm2d(width)] if norm else []
+        layers += [activation()]
+        if pooled and index % 2 and index < 4:
+            layers.append(nn.MaxPool2d(2))
+        before = width
+    if rng.integers(2):
+        head: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES)]
+    else:
+        reduced = side // (2 ** min(depth // 2, 2)) if pooled else side
+        head = [nn.Flatten(), nn.Linear(width * reduced**2, CLASSES)]
+    return nn.Sequential(*layers, *head), (3, side, side)
+
+
+def _resnet(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
+    width, blocks = int(rng.integers(8, 25)), int(rng.integers(2, 5))
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for index in range(blocks):
+        after = width * (2 if index == blocks - 1 else 1)
+        layers.append(Block(width, after, 2 if after > width else 1))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, CLASSES)), (
+        3,
+        12,
+        12,
+    )
+
+
+FAMILIES: Mapping[str, Build] = {
+    "MLP": _mlp,
+    "MLP + BN": lambda rng: _mlp(rng, nn.BatchNorm1d),
+    "MLP + LN": lambda rng: _mlp(rng, nn.LayerNorm),
+    "CNN": _cnn,
+    "CNN + BN": lambda rng: _cnn(rng, norm=True),
+    "CNN + max-pool": lambda rng: _cnn(rng, pooled=True),
+    "ResNet + BN": _resnet,
+}
+"""Builders of random networks and the shape of one of their inputs."""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks analysis", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="which networks to draw (default: 0)")
+    parser.add_argument("--count", type=int, default=6, help="networks of each family (default: 6)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(THREADS)
+    print(
+        f"{'family':15} {'params':>6} {'median':>7} {'5 %':>6} {'95 %':>6} {'w1.25':>6} {'w1.5':>6} {'w2':>6}",
+        end="",
+    )
+    print(f" {'act. w1.15':>10} {'report':>8} {'/ step':>7}")
+    for family, build in FAMILIES.items():
+        scores = [score(build, options.seed, index) for index in range(options.count)]
+        print(_row(family, scores), flush=True)
+    return 0
+
+
+def score(build: Build, seed: int, index: int) -> Score:
+    """Build, predict, measure."""
+    rng = np.random.default_rng([seed, index])
+    torch.manual_seed(int(rng.integers(2**31)))
+    module, shape = build(rng)
+    graph = GradientGraph.of(convert(module, example_input=shape, verify=False).model)
+    analyse(graph)
+    started = time.perf_counter()
+    report = analyse(graph)
+    seconds = time.perf_counter() - started
+    predicted = {entry.tensor: entry for entry in report.profile if entry.kind == "parameter"}
+    gradients, step = _measure(module, shape)
+    ratios = [
+        predicted[name].grad_rms / rms if name in predicted else float("nan")
+        for name, rms in gradients.items()
+    ]
+    return Score(tuple(ratios), tuple(_activation_ratios(module, shape, report)), seconds, step)
+
+
+def _measure(module: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], float]:
+    """RMS of each parameter's gradient, and the median seconds of one forward and backward."""
+    generator, times = torch.Generator().manual_seed(1), []
+    squares = dict.fromkeys((name for name, _ in module.named_parameters()), 0.0)
+    for _ in range(BATCHES):
+        x = torch.randn(BATCH_SIZE, *shape, generator=generator)
+        labels = torch.randint(CLASSES, (BATCH_SIZE,), generator=generator)
+        module.zero_grad()
+        started = time.perf_counter()
+        nn.functional.cross_entropy(module(x), labels).backward()
+        times.append(time.perf_counter() - started)
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            squares[name] += parameter.grad.double().square().mean().item() / BATCHES
+    return {name: square**0.5 for name, square in squares.items()}, float(np.median(times))
+
+
+def _activation_ratios(module: nn.Module, shape: tuple[int, ...], report: Any) -> Iterator[float]:
+    """Predicted / measured RMS of the outputs of dense and convolutional layers, in forward order."""
+    measured: list[float] = []
+
+    def record(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        measured.append(output.double().square().mean().sqrt().item())
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
+    with torch.no_grad():
+        module(torch.randn(1024, *shape, generator=torch.Generator().manual_seed(2)))
+    for hook in hooks:
+        hook.remove()
+    names = ("linear", "conv2d")
+    predicted = [entry.value_rms for entry in _in_graph_order(report) if entry.tensor.split("_")[0] in names]
+    for index, rms in enumerate(measured):
+        yield predicted[index] / rms if len(predicted) == len(measured) else float("nan")
+
+
+def _in_graph_order(report: Any) -> list[Any]:
+    """Outputs of layers carry their number in the exporter's order."""
+    entries = [entry for entry in report.profile if entry.kind == "activation"]
+
+    def place(entry: Any) -> tuple[bool, int]:
+        stem, _, number = entry.tensor.partition("_")
+        return stem == "linear", int(number) if number.isdigit() else 0
+
+    return sorted(entries, key=place)
+
+
+def _row(family: str, scores: list[Score]) -> str:
+    ratios = np.array([ratio for score in scores for ratio in score.parameters])
+    values = np.array([ratio for score in scores for ratio in score.activations])
+    low, high = np.nanpercentile(ratios, (5, 95))
+    seconds = float(np.median([score.report for score in scores]))
+    relative = float(np.median([score.report / score.step for score in scores]))
+    shares = " ".join(f"{_share(ratios, factor):6.3f}" for factor in (1.25, 1.5, 2.0))
+    return (
+        f"{family:15} {len(ratios):6} {np.nanmedian(ratios):7.3f} {low:6.2f} {high:6.2f} {shares}"
+        f" {_share(values, 1.15):10.3f} {seconds:7.2f}s {relative:7.1f}"
+    )
+
+
+def _share(ratios: np.ndarray[Any, Any], factor: float) -> float:
+    """Share within the factor; what is undefined lies outside."""
+    return float(np.mean((ratios > 1.0 / factor) & (ratios < factor)))
