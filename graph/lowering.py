@@ -4,8 +4,9 @@ In this order:
 1. model-local functions are inlined: exporters write whole layers as functions;
 2. Constant nodes become initializers, so that rules can read axes, pads and shapes;
 3. shapes are inferred;
-4. auto_pad=SAME_* and the output_shape of ConvTranspose become explicit pads;
-5. an op that the table lacks, but that the standard defines by a function body (HardSwish, Mish, GroupNormalization, ...), is
+4. LSTM, GRU and RNN nodes are written out step by step (`recurrence`), and sequences of tensors become Split and Concat;
+5. auto_pad=SAME_* and the output_shape of ConvTranspose become explicit pads;
+6. an op that the table lacks, but that the standard defines by a function body (HardSwish, Mish, GroupNormalization, ...), is
    replaced by that body.
 """
 
@@ -22,8 +23,11 @@ from onnx_ir.passes.common import (
     ShapeInferencePass,
 )
 
+from .builder import Builder
 from .errors import UnsupportedError
 from .gradients import TABLE
+from .recurrence import RECURRENT, unroll
+from .rewriting import replace_node
 from .source import describe_node
 
 __all__ = ["OPSETS", "infer_shapes", "lower"]
@@ -52,6 +56,7 @@ def lower(model: ir.Model) -> None:
     model.graph.sort()
     _name_nodes(model.graph)
     infer_shapes(model)
+    _write_out(model)
     _inline_standard_functions(model)
     for node in list(model.graph):
         if node.domain == "" and node.op_type in _PADDED_OPS:
@@ -70,6 +75,61 @@ def _name_nodes(graph: ir.Graph) -> None:
         if not node.name or node.name in seen:
             node.name = f"{node.name or node.op_type}_{index}"
         seen.add(node.name)
+
+
+def _write_out(model: ir.Model) -> None:
+    """Replace recurrent nodes, and sequences whose elements are taken by number."""
+    nodes = [node for node in model.graph if node.domain == "" and node.op_type in _WRITTEN_OUT]
+    if not nodes:
+        return
+    builder = Builder(model.graph)
+    for node in nodes:
+        with builder.scope(node.name or node.op_type, node.metadata_props):
+            try:
+                _WRITTEN_OUT[node.op_type](node, builder)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                raise UnsupportedError(
+                    f"{describe_node(node)}: its attributes or shapes contradict the ONNX standard ({error})"
+                ) from error
+    model.graph.sort()
+    infer_shapes(model)
+
+
+def _split_sequence(node: ir.Node, builder: Builder) -> None:
+    """SequenceAt(SplitToSequence(x), i) with a constant i is output i of a Split."""
+    x, takers = node.inputs[0], node.outputs[0].consumers()
+    lengths = _split_lengths(node)
+    positions = [_numbers(taker.inputs[1]) for taker in takers if taker.op_type == "SequenceAt"]
+    if x is None or lengths is None or len(positions) < len(takers) or None in positions:
+        return
+    axis, sizes = node.attributes.get_int("axis", 0), builder.ints(*lengths)
+    parts = builder.ops("Split", builder.tensor(x), sizes, dtypes=[None] * len(lengths), axis=axis)
+    for taker, position in zip(takers, positions, strict=True):
+        part = builder.op("Identity", parts[(position or [0])[0]])
+        squeezed = node.attributes.get_int("keepdims", 1) == 0 and len(node.inputs) == 1
+        replace_node(taker, [part.squeeze(axis) if squeezed else part])
+    builder.graph.remove(node, safe=True)
+
+
+def _split_lengths(node: ir.Node) -> list[int] | None:
+    """The lengths of the parts; None where they depend on the run."""
+    x, given = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    sizes = _numbers(given) if given is not None else [1]
+    if sizes is None or (given is not None and given.shape is not None and given.shape.rank() == 1):
+        return sizes
+    length = None if x is None or x.shape is None else x.shape[node.attributes.get_int("axis", 0)]
+    if not isinstance(length, int):
+        return None
+    return [min(sizes[0], length - start) for start in range(0, length, sizes[0])]
+
+
+def _numbers(value: ir.Value | None) -> list[int] | None:
+    """The numbers of a constant; None where it is none."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else [int(number) for number in tensor.numpy().flatten()]
+
+
+_WRITTEN_OUT = {**dict.fromkeys(RECURRENT, unroll), "SplitToSequence": _split_sequence}
 
 
 def _inline_standard_functions(model: ir.Model) -> None:

@@ -1221,6 +1221,78 @@ LOWERED = [
     ),
 ]
 
+_TORCH_ORDER = {"LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2], "RNN": [0]}
+"""Where PyTorch's gates (LSTM i f c o, GRU r z n) stand among those of ONNX (LSTM i o f c, GRU z r n)."""
+
+
+def recurrent(op: str, directions: int = 1, steps: int = 3, attributes: str = "") -> Case:
+    """A row for a recurrent node of 2 hidden units on 3 inputs, with biases and a given state."""
+    order = _TORCH_ORDER[op]
+    rows = 2 * len(order)
+    inputs: dict[str, Data] = {
+        "x": (steps, 2, 3),
+        "w": (directions, rows, 3),
+        "r": (directions, rows, 2),
+        "b": (directions, 2 * rows),
+        "h": (directions, 2, 2),
+    } | ({"c": (directions, 2, 2)} if op == "LSTM" else {})
+
+    def reference(x: Tensor, w: Tensor, r: Tensor, b: Tensor, *state: Tensor) -> Sequence[Tensor]:
+        def reordered(gates: Tensor) -> Tensor:
+            return torch.cat([gates.chunk(len(order))[index] for index in order])
+
+        weights = [
+            reordered(part)
+            for d in range(directions)
+            for part in (w[d], r[d], b[d].chunk(2)[0], b[d].chunk(2)[1])
+        ]
+        run = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN": torch.rnn_tanh}[op]
+        given = state if op == "LSTM" else state[0]
+        y, *last = run(x, given, weights, True, 1, 0.0, False, directions == 2, False)
+        return [y.reshape(steps, 2, directions, 2).transpose(1, 2), *last]
+
+    outputs = ("y", "yh", "yc")[: 2 + (op == "LSTM")]
+    attributes = "hidden_size = 2" + (', direction = "bidirectional"' if directions == 2 else "") + attributes
+    arguments = "x, w, r, b, , h" + (", c" if op == "LSTM" else "")
+    return Case(
+        f"{op} of {steps} steps in {directions} directions",
+        f"{', '.join(outputs)} = {op} <{attributes}> ({arguments})",
+        inputs,
+        reference,
+        outputs=outputs,
+        dims=("static",),
+    )
+
+
+RECURRENT = [
+    *(
+        recurrent(op, directions, steps, ", linear_before_reset = 1" if op == "GRU" else "")
+        for op in _TORCH_ORDER
+        for directions in (1, 2)
+        for steps in (1, 3)
+    ),
+    Case(
+        "GRU reset before the product",
+        'y, yh = GRU <hidden_size = 1, direction = "reverse"> (x, w, r)',
+        {"x": (2, 3, 2), "w": (1, 3, 2), "r": (1, 3, 1)},
+        lambda x, w, r: _reset_first(x.flip(0), w[0], r[0]),
+        outputs=("yh",),
+        static=("w", "r"),
+        dims=("static",),
+    ),
+]
+
+
+def _reset_first(x: Tensor, w: Tensor, r: Tensor) -> Tensor:
+    """A GRU of one unit that starts at 0 and multiplies the state with the reset gate first."""
+    h = torch.zeros_like(x[0, :, :1])
+    for step in x:
+        z, reset = torch.sigmoid(step @ w[:2].T + h @ r[:2].T).split(1, 1)
+        new = torch.tanh(step @ w[2:].T + (reset * h) @ r[2:].T)
+        h = (1 - z) * new + z * h
+    return h[None]
+
+
 CASES = [
     *ARITHMETIC,
     *ACTIVATIONS,
@@ -1234,4 +1306,5 @@ CASES = [
     *LOSSES,
     *COMPOSITIONS,
     *LOWERED,
+    *RECURRENT,
 ]
