@@ -8,12 +8,14 @@ from . import (
     activation,
     arithmetic,
     convolution,
+    einsum,
     indexing,
     linear,
     loss,
     normalization,
     pooling,
     reduction,
+    resizing,
     shape,
 )
 from .engine import Gradient
@@ -80,6 +82,7 @@ _PLAIN = {
     # matrix products and convolutions
     "MatMul": linear.matmul,
     "Gemm": linear.gemm,
+    "Einsum": einsum.einsum,
     "Conv": convolution.conv,
     "ConvTranspose": convolution.conv_transpose,
     # normalisation
@@ -92,6 +95,7 @@ _PLAIN = {
     # pooling
     "MaxPool": pooling.max_pool,
     "AveragePool": pooling.average_pool,
+    "LpPool": pooling.lp_pool,
     "GlobalAveragePool": pooling.global_average_pool,
     "GlobalMaxPool": pooling.global_max_pool,
     # reductions
@@ -117,6 +121,7 @@ _PLAIN = {
     "Concat": shape.concat,
     "Split": shape.split,
     "Pad": shape.pad,
+    "Resize": resizing.resize,
     "Trilu": shape.triangle,
     "DepthToSpace": shape.depth_to_space,
     "SpaceToDepth": shape.space_to_depth,
@@ -130,6 +135,7 @@ _PLAIN = {
     "TopK": indexing.top_k,
     # losses
     "SoftmaxCrossEntropyLoss": loss.softmax_cross_entropy,
+    "NegativeLogLikelihoodLoss": loss.negative_log_likelihood,
 }
 
 TABLE: Mapping[tuple[str, str], Gradient] = {

@@ -82,7 +82,6 @@ CALLS = {
     "Shrink": "y = Shrink (x)",
     "MeanVarianceNormalization": "y = MeanVarianceNormalization (x)",
     "GroupNormalization": "y = GroupNormalization <num_groups = 3> (x, w, w)",
-    "NegativeLogLikelihoodLoss": 'y = NegativeLogLikelihoodLoss <reduction = "none"> (x, t)',
 }
 
 

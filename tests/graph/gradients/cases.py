@@ -513,6 +513,108 @@ def average_pool(
     return Case(name, f"y = AveragePool <{attributes}> (x)", {"x": x}, reference)
 
 
+def resized(
+    x: tuple[int, ...], to: tuple[int, ...], attributes: str, by: str = "sizes", **options: Any
+) -> Case:
+    """A row for Resize of the axes after the first two; options are those of torch's interpolate."""
+    rank = len(x) - 2
+    if by == "sizes":
+        constant = f"t = Constant <value_ints = {[*x[:2], *to]}> () y = Resize <{attributes}> (x, , , t)"
+    else:
+        scales = [1.0, 1.0, *(new / old for new, old in zip(to, x[2:], strict=True))]
+        constant = f"t = Constant <value_floats = {scales}> () y = Resize <{attributes}> (x, , t)"
+    return Case(
+        f"Resize {list(x)} {by} {list(to)} {attributes}",
+        constant,
+        {"x": x},
+        lambda x: functional.interpolate(x, size=to, **options),
+        dims=("static",) if rank == 1 or by == "sizes" else ("static", "batch", "symbolic"),
+        dtypes=("float",),  # onnxruntime and ONNX's reference disagree on doubles
+    )
+
+
+_HALF_PIXEL = 'coordinate_transformation_mode = "half_pixel"'
+_CORNERS = 'coordinate_transformation_mode = "align_corners"'
+_FLOOR = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
+
+RESIZES = [
+    *(
+        resized(x, to, _FLOOR, by, mode="nearest")
+        for by in ("sizes", "scales")
+        for x, to in (
+            ((2, 3, 4), (8,)),
+            ((2, 3, 4, 5), (8, 10)),
+            ((2, 3, 4, 6), (2, 3)),
+            ((1, 2, 2, 3, 2), (4, 6, 6)),
+        )
+    ),
+    *(
+        resized(x, to, f'mode = "linear", {_HALF_PIXEL}', by, mode="bilinear")
+        for by, x, to in (
+            ("scales", (2, 3, 4, 5), (8, 10)),
+            ("sizes", (2, 3, 4, 5), (7, 3)),
+            ("sizes", (2, 3, 4, 5), (4, 9)),
+            ("scales", (2, 3, 4, 6), (2, 9)),
+        )
+    ),
+    resized((2, 3, 4, 5), (7, 9), f'mode = "linear", {_CORNERS}', mode="bilinear", align_corners=True),
+    resized((1, 2, 2, 3, 2), (4, 5, 3), f'mode = "linear", {_HALF_PIXEL}', mode="trilinear"),
+    resized(
+        (2, 3, 4, 5),
+        (8, 10),
+        f'mode = "cubic", cubic_coeff_a = -0.75, {_HALF_PIXEL}',
+        "scales",
+        mode="bicubic",
+    ),
+    resized(
+        (2, 3, 4, 5),
+        (7, 9),
+        f'mode = "cubic", cubic_coeff_a = -0.75, {_CORNERS}',
+        mode="bicubic",
+        align_corners=True,
+    ),
+    Case(
+        "Resize axes",
+        f"s = Constant <value_floats = [2.0]> () y = Resize <axes = [2], {_FLOOR}> (x, , s)",
+        {"x": (2, 3, 4)},
+        lambda x: x.repeat_interleave(2, -1),
+        dtypes=("float",),
+    ),
+]
+
+
+def einsum(equation: str, *shapes: tuple[int, ...]) -> Case:
+    """A row for Einsum."""
+    names = "abcd"[: len(shapes)]
+    return Case(
+        f"Einsum {equation} {[list(shape) for shape in shapes]}",
+        f'y = Einsum <equation = "{equation}"> ({", ".join(names)})',
+        dict(zip(names, shapes, strict=True)),
+        lambda *operands: torch.einsum(equation, *operands),
+    )
+
+
+EINSUMS = [
+    einsum("ij,jk->ik", (2, 3), (3, 4)),
+    einsum("bij, bkj -> bik", (2, 3, 4), (2, 5, 4)),
+    einsum("bhqd,hde->bqhe", (2, 3, 4, 2), (3, 2, 5)),
+    einsum("i,j->ij", (2,), (3,)),
+    einsum("i,i", (3,), (3,)),
+    einsum("ji", (2, 3)),
+    einsum("ij->j", (2, 3)),
+    einsum("ij,j->i", (2, 3), (3,)),
+    einsum("ij,k->k", (2, 3), (4,)),
+    einsum("ij,ij->", (2, 3), (2, 3)),
+    einsum("bii->bi", (2, 3, 3)),
+    einsum("ii->", (3, 3)),
+    einsum("iij,j->i", (3, 3, 2), (2,)),
+    einsum("...ij,...jk->...ik", (2, 3, 4), (2, 4, 5)),
+    einsum("...ij,...jk->...ik", (6, 1, 3, 4), (6, 2, 4, 5)),
+    einsum("...ij,jk->...ik", (6, 2, 3, 4), (4, 5)),
+    einsum("ij...->...", (2, 3, 4)),
+    einsum("ab,bc,cd->ad", (2, 3), (3, 4), (4, 5)),
+]
+
 POOLS = [
     max_pool((2, 3, 8), [2], [2]),
     max_pool((2, 3, 8, 6), [2, 2], [2, 2]),
@@ -532,6 +634,52 @@ POOLS = [
         {"x": _uniform(0.0, 1.0, 2, 3, 7, 6)},
         lambda x: functional.max_pool2d(same_pads(x, [3, 2], [2, 1], [1, 1], False), [3, 2], [2, 1]),
         dims=("static",),
+    ),
+    *(
+        Case(
+            f"AveragePool ceil_mode {x} strides {stride} pad {pad} count_include_pad {count}",
+            f"y = AveragePool <ceil_mode = 1, kernel_shape = [3, 2], strides = [{stride}, {stride}], "
+            f"pads = [{pad}, {pad}, {pad}, {pad}], count_include_pad = {count}> (x)",
+            {"x": x},
+            lambda x, stride=stride, pad=pad, count=count: functional.avg_pool2d(
+                x, (3, 2), stride, pad, ceil_mode=True, count_include_pad=bool(count)
+            ),
+            dims=("static", "batch"),
+            dtypes=("float",),
+        )
+        for x, stride, pad in (
+            ((2, 3, 8, 7), 2, 0),
+            ((2, 3, 8, 6), 2, 1),
+            ((2, 3, 6, 6), 3, 1),
+            ((2, 3, 7, 9), 4, 0),
+        )
+        for count in (0, 1)
+    ),
+    *(
+        Case(
+            f"LpPool p {p} {x} strides {strides} pads {pads}",
+            f"y = LpPool <p = {p}, kernel_shape = [3, 2], strides = {strides}, pads = {pads}> (x)",
+            {"x": x},
+            lambda x, p=p, strides=strides, pads=pads: (
+                (
+                    functional.avg_pool2d(
+                        functional.pad(x, (pads[1], pads[3], pads[0], pads[2])).abs() ** p, (3, 2), strides
+                    )
+                    * 6
+                )
+                ** (1 / p)
+            ),
+            dtypes=("float",),
+        )
+        for p in (1, 2, 3)
+        for x, strides, pads in (((2, 3, 6, 6), [3, 2], [0, 0, 0, 0]), ((2, 3, 7, 6), [2, 1], [1, 0, 2, 1]))
+    ),
+    Case(
+        "LpPool of zeros",
+        "y = LpPool <kernel_shape = [2], strides = [2]> (x)",
+        {"x": np.array([[[0.0, 0.0, 3.0, 4.0]]])},
+        lambda x: torch.stack((x[..., 0] * 0.0, x[..., 2:].norm(dim=-1)), -1),
+        dtypes=("float",),
     ),
     average_pool((2, 3, 8), [2], [2]),
     average_pool((2, 3, 8, 6), [2, 3], [2, 3]),
@@ -1108,6 +1256,24 @@ def _gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
     return flat.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
+def _labels(ignored: int | None, shape: tuple[int, ...]) -> Array:
+    labels = _whole(0, 3, shape[0], *shape[2:])
+    if ignored is not None and ignored < 0:
+        labels.flat[::3] = ignored
+    return labels
+
+
+def _weighted_loss(
+    log_probabilities: Tensor, t: Tensor, w: Tensor | None, ignored: int | None, reduction: str
+) -> Tensor:
+    """What torch's nll_loss computes, with a gradient for the weights too."""
+    kept = t != (-1 if ignored is None else ignored)
+    labels = torch.where(kept, t, 0)
+    weights = (torch.ones(3, dtype=log_probabilities.dtype) if w is None else w)[labels] * kept
+    losses = -weights * log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return {"mean": losses.sum() / weights.sum(), "sum": losses.sum(), "none": losses}[reduction]
+
+
 _SCE = "SoftmaxCrossEntropyLoss"
 
 LOSSES = [
@@ -1120,6 +1286,21 @@ LOSSES = [
         )
         for reduction in ("mean", "sum", "none")
         for shape in ((4, 3), (2, 3, 5), (2, 3, 2, 4))
+    ),
+    *(
+        Case(
+            f"{op} {reduction} rank {len(shape)} weight {weighted} ignore_index {ignored}",
+            f'y = {op} <reduction = "{reduction}"{"" if ignored is None else f", ignore_index = {ignored}"}> '
+            f"(x, t{', w' if weighted else ''})",
+            {"x": shape, "t": _labels(ignored, shape)} | ({"w": _uniform(0.5, 2.0, 3)} if weighted else {}),
+            lambda x, t, w=None, op=op, reduction=reduction, ignored=ignored: _weighted_loss(
+                x.log_softmax(1) if op == _SCE else x, t, w, ignored, reduction
+            ),
+        )
+        for op in (_SCE, "NegativeLogLikelihoodLoss")
+        for reduction in ("mean", "sum", "none")
+        for shape in ((4, 3), (2, 3, 5))
+        for weighted, ignored in ((False, 1), (True, None), (True, 0), (True, -100))
     ),
     Case(
         f"{_SCE} of huge logits",
@@ -1190,12 +1371,6 @@ LOWERED = [
             (x - x.mean((0, 2, 3), True)) / (x.var((0, 2, 3), correction=0, keepdim=True).sqrt() + 1e-9)
         ),
         dtypes=("float",),
-    ),
-    Case(
-        "NegativeLogLikelihoodLoss",
-        "l = LogSoftmax <axis = 1> (x) y = NegativeLogLikelihoodLoss (l, t)",
-        {"x": (4, 3), "t": _whole(0, 3, 4)},
-        functional.cross_entropy,
     ),
     Case(
         "CastLike",
@@ -1307,4 +1482,6 @@ CASES = [
     *COMPOSITIONS,
     *LOWERED,
     *RECURRENT,
+    *RESIZES,
+    *EINSUMS,
 ]
