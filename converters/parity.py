@@ -149,7 +149,7 @@ def _with_rounding_errors(
     parameters = {name: model.onnx.graph.initializers[name].const_value for name in model.parameters}
     arrays = {**{name: tensor.numpy() for name, tensor in parameters.items() if tensor is not None}, **feeds}
     return {
-        name: (array * (1.0 + _ROUNDING * rng.uniform(-1.0, 1.0, array.shape))).astype(array.dtype)
+        name: np.asarray(array * (1.0 + _ROUNDING * rng.uniform(-1.0, 1.0, array.shape)), array.dtype)
         if np.issubdtype(array.dtype, np.floating)
         else array
         for name, array in arrays.items()
