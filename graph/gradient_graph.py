@@ -16,7 +16,7 @@ from .gradients import TABLE, differentiate
 from .losses import attach_loss, loss_named
 from .lowering import infer_shapes, lower
 from .model import TensorSpec, TrainableModel, spec_of
-from .training_form import apply_training_form
+from .training_form import apply_training_form, protect_dropout
 
 __all__ = ["GradientGraph"]
 
@@ -71,6 +71,7 @@ class GradientGraph:
         gradients = differentiate(
             builder, scalar.value, [graph.initializers[name] for name in model.parameters], TABLE
         )
+        protect_dropout(builder)
         named = _name_gradients(builder, gradients)
         parameters = {
             name: _parameter_gradient(builder, graph.initializers[name], gradients)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from .builder import Builder, Tensor
+from .builder import Builder, Tensor, where
 from .errors import UnsupportedError
 from .gradients.normalization import BATCH_STATISTICS, per_channel
 from .model import FROZEN, UNBIASED_VARIANCE, batch_norms
 from .source import describe_node
 
-__all__ = ["apply_training_form"]
+__all__ = ["apply_training_form", "protect_dropout"]
 
 
 def apply_training_form(builder: Builder) -> dict[str, Tensor]:
@@ -40,6 +40,32 @@ def apply_training_form(builder: Builder) -> dict[str, Tensor]:
             _use_batch_statistics(node, builder, state)
     builder.graph.sort()
     return state
+
+
+def protect_dropout(builder: Builder) -> None:
+    """Let every active Dropout's mask be read, by a node that changes nothing where the backward pass has no use for it.
+
+    onnxruntime (seen in 1.32) takes a Dropout whose mask nobody reads for an inference leftover, and removes it.
+    """
+    for node in list(builder.graph):
+        if node.op_type == "Dropout" and node.domain == "" and FROZEN not in node.metadata_props:
+            if len(node.outputs) < 2 or not node.outputs[1].uses():
+                _read_mask(node, builder)
+    builder.graph.sort()
+
+
+def _read_mask(node: ir.Node, builder: Builder) -> None:
+    """y -> where(mask, y, 0)."""
+    node.resize_outputs(2)
+    y, mask = node.outputs
+    mask.name, mask.type = builder.unique_name(f"{node.name}/mask"), ir.TensorType(ir.DataType.BOOL)
+    mask.shape = y.shape
+    users = tuple(y.uses())
+    with builder.scope(f"dropout/{node.name}"):
+        kept = where(builder.tensor(mask), builder.tensor(y), 0.0)
+    kept.value.shape = y.shape
+    for user, index in users:
+        user.replace_input_with(index, kept.value)
 
 
 def _use_batch_statistics(node: ir.Node, builder: Builder, state: dict[str, Tensor]) -> None:

@@ -190,3 +190,24 @@ def test_a_frozen_node_in_training_mode_is_refused(build: Build) -> None:
     body = NORM.replace("<", "<training_mode = 1, ")
     with pytest.raises(UnsupportedError, match="training_mode"):
         GradientGraph.of(_norm(build, 2, body, (FROZEN,)), "mse")
+
+
+def test_a_dropout_before_every_parameter_keeps_its_mask_in_use(build: Build) -> None:
+    """Otherwise onnxruntime 1.32 removes it; the node that reads the mask changes nothing."""
+    body = """
+        half = Constant <value_float = 0.5> ()
+        s = Sqrt (x)
+        d = Dropout (s, half)
+        m = MatMul (d, w)
+        y = Dropout (m, half)
+    """
+    graph = GradientGraph.of(build(body, {"w": np.eye(3, 2, dtype=np.float32)})).onnx
+    early, late = (node for node in graph.graph if node.op_type == "Dropout")
+    ((reader, _),) = early.outputs[1].uses()
+    assert reader.op_type == "Where"
+    assert all(user.op_type != "Where" for user, _ in late.outputs[1].uses())
+    graph.graph.outputs.extend([early.outputs[0], reader.outputs[0]])
+    results = evaluate(graph, {"x": np.ones((16, 3), np.float32), "target": np.zeros(16, np.int64)})
+    dropped = results[reader.outputs[0].name or ""]
+    np.testing.assert_array_equal(results[early.outputs[0].name or ""], dropped)
+    assert set(np.unique(dropped)) == {0.0, 2.0}
