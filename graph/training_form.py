@@ -30,10 +30,9 @@ def apply_training_form(builder: Builder) -> dict[str, Tensor]:
     Returns:
         The new value of each running statistic, by the name of the statistic.
     """
-    for node in builder.graph:
-        if node.op_type == "Dropout" and node.domain == "" and FROZEN not in node.metadata_props:
-            node.resize_inputs(3)
-            node.replace_input_with(2, builder.constant(True, ir.DataType.BOOL).value)
+    for node in _active_dropouts(builder.graph):
+        node.resize_inputs(3)
+        node.replace_input_with(2, builder.constant(True, ir.DataType.BOOL).value)
     state: dict[str, Tensor] = {}
     for node in list(batch_norms(builder.graph)):
         with builder.scope(f"state/{node.name}"):
@@ -47,11 +46,15 @@ def protect_dropout(builder: Builder) -> None:
 
     onnxruntime (seen in 1.32) takes a Dropout whose mask nobody reads for an inference leftover, and removes it.
     """
-    for node in list(builder.graph):
-        if node.op_type == "Dropout" and node.domain == "" and FROZEN not in node.metadata_props:
-            if len(node.outputs) < 2 or not node.outputs[1].uses():
-                _read_mask(node, builder)
+    for node in _active_dropouts(builder.graph):
+        if len(node.outputs) < 2 or not node.outputs[1].uses():
+            _read_mask(node, builder)
     builder.graph.sort()
+
+
+def _active_dropouts(graph: ir.Graph) -> list[ir.Node]:
+    nodes = [node for node in graph if node.op_type == "Dropout" and node.domain == ""]
+    return [node for node in nodes if FROZEN not in node.metadata_props]
 
 
 def _read_mask(node: ir.Node, builder: Builder) -> None:
