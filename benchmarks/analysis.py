@@ -29,8 +29,7 @@ Build = Callable[[np.random.Generator], tuple[nn.Module, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Score:
-    """One network: predicted / measured of each parameter and activation, and seconds for a report and for a training
-    step."""
+    """One network: predicted / measured of parameters and activations; seconds for a report and for a training step."""
 
     parameters: tuple[float, ...]
     activations: tuple[float, ...]

@@ -79,6 +79,7 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
     with np.errstate(all="ignore"):
         rho = correlation(latent)
         b0, b1 = expectation(slope), expectation(slope * xi)
+        skew = gradient.second * expectation(slope**2 * xi) if latent.mean.ndim == 1 else None
         mean = gradient.mean * b0
         if gradient.hessian is not None and rho is not None:
             # The gradient moves with the end, and the end with the slope.
@@ -90,7 +91,7 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
         if gradient.hessian is not None and hessian is not None and rho is not None:
             tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
     cancelled = gradient.cancelled * _per_channel(b0**2)
-    return GradientMoments(mean, variance, covariance, cancelled, tilt, tilted_total, hessian)
+    return GradientMoments(mean, variance, covariance, cancelled, tilt, tilted_total, hessian, skew)
 
 
 def _hessian(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> Array | None:

@@ -84,6 +84,7 @@ class GradientMoments:
         hessian: E[d gradient_c / d value_d] of dense tensors, `[C, C]`: the gradient moves with the value that it
         belongs to, and
             so with everything that this value moves with. None counts as 0.
+        skew: E[gradient^2 x standardised value] of each element of dense tensors. None counts as 0.
     """
 
     mean: Array
@@ -93,6 +94,7 @@ class GradientMoments:
     tilt: Array
     tilted_total: Array | None = None
     hessian: Array | None = None
+    skew: Array | None = None
 
     @property
     def second(self) -> Array:
@@ -128,6 +130,7 @@ class GradientMoments:
             covariance = self.known_covariance + other.known_covariance
         totals = [t for t in (self.tilted_total, other.tilted_total) if t is not None]
         hessians = [h for h in (self.hessian, other.hessian) if h is not None]
+        skews = [s for s in (self.skew, other.skew) if s is not None]
         return GradientMoments(
             self.mean + other.mean,
             self.variance + other.variance,
@@ -136,6 +139,7 @@ class GradientMoments:
             self.tilt + other.tilt,
             sum(totals[1:], totals[0]) if totals else None,
             sum(hessians[1:], hessians[0]) if hessians else None,
+            sum(skews[1:], skews[0]) if skews else None,
         )
 
 

@@ -86,12 +86,17 @@ def _projected(
         covariance = dy.covariance * np.outer(shrink, shrink)
     hessian = None if dy.hessian is None else dy.hessian - np.diag(along * _inverse(site.array(1)))
     centred = GradientMoments(mean, variance, covariance, dy.cancelled, np.zeros(mean.shape), hessian=hessian)
-    back = _rescaled(centred, slope)
+    back = _rescaled(centred, slope * _small_batch(site.batch_size * count))
     # Over a batch and its positions the gradient now sums to 0.
     cancelled = back.variance if not positions else count * back.known_covariance.sum(positions)
     return GradientMoments(
         back.mean, back.variance, back.covariance, cancelled, back.tilt, hessian=back.hessian
     )
+
+
+def _small_batch(samples: int) -> float:
+    """True over estimated standard deviation: the biased variance of n samples is (n - 1) / n of the true one on average."""
+    return float(np.sqrt(samples / max(samples - 1.0, 1.0)))
 
 
 def _inverse(gamma: Array) -> Array:
@@ -172,7 +177,11 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
     others = tuple(i for i in range(dy.mean.ndim) if i not in axes)
     if dy.mean.ndim == 1 and dy.tilted_total is not None:
-        spread = xhat_mean**2 * dy.variance + xhat_std**2 * dy.tilted_total
+        skew = np.zeros(tilt.shape) if dy.skew is None else dy.skew - dy.mean * dy.tilt
+        spread = (
+            xhat_mean**2 * dy.variance + xhat_std**2 * dy.tilted_total + 2.0 * xhat_mean * xhat_std * skew
+        )
+        spread = np.maximum(spread, 0.0)
     else:
         spread = np.maximum(dy.second * (xhat_mean**2 + xhat_std**2) - tilt**2, 0.0)
     dgamma = ParameterGradient(tilt.sum(others), spread.sum(others))
