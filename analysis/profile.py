@@ -85,11 +85,7 @@ def make_profile(state: Propagation) -> list[ProfileEntry]:
         squared = 0.0
         if value is not None and value in state.shared:
             squared = state.shared[value].mean_square(state.assumptions.batch_size)
-        depth = (
-            max((depths[node.outputs[0]] for node, _ in value.uses() if node.outputs[0] in depths), default=0)
-            if value
-            else 0
-        )
+        depth = 0 if value is None else depths.get(value, 0)
         spread = _spread(state, value) if value else _DENSE
         entries.append(
             _entry(
@@ -151,7 +147,7 @@ def _spread(state: Propagation, value: ir.Value) -> float:
 
 
 def _depths(state: Propagation) -> dict[ir.Value, int]:
-    """For each tensor that depends on the example, the weight layers before it."""
+    """For each tensor, the weight layers before it, its own included."""
     depths: dict[ir.Value, int] = {}
     for node in state.nodes:
         if not isinstance(state.values.get(node.outputs[0]), Moments):
@@ -160,6 +156,11 @@ def _depths(state: Propagation) -> dict[ir.Value, int]:
         depth = max((depths.get(value, 0) for value in inputs if value is not None), default=0)
         layer = node.op_type in _LAYER_OPS and not isinstance(state.values.get(inputs[1]), Moments)  # type: ignore[arg-type]
         depths.update(dict.fromkeys(node.outputs, depth + layer))
+    for node in reversed(state.nodes):
+        for value in node.inputs:
+            # A weight, and what it is made of, is as deep as the layer that uses it.
+            if value is not None and not isinstance(state.values.get(value), Moments):
+                depths[value] = max(depths.get(value, 0), depths.get(node.outputs[0], 0))
     return depths
 
 

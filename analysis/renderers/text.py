@@ -23,6 +23,8 @@ __all__ = ["gist", "render_text"]
 _WIDTH = 80
 _BAR = 24
 _ROWS = 24
+_DECADES = 12.0
+"""What lies further below the largest gradient is rounding noise, as for a bias before BatchNormalization, and gets no bar."""
 
 _VERDICTS = {
     "explodes": "training is predicted to fail at the first steps",
@@ -117,7 +119,8 @@ def _profile(console: Console, report: RiskReport) -> None:
     ):
         table.add_column(title, justify=align, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
     logs = [math.log10(entry.grad_rms) for entry in shown if 0 < entry.grad_rms < math.inf]
-    low, high = min(logs, default=0.0), max(logs, default=0.0)
+    high = max(logs, default=0.0)
+    low = min((log for log in logs if log > high - _DECADES), default=high)
     for entry in shown:
         table.add_row(
             str(entry.depth),
@@ -148,7 +151,7 @@ def _thinned(entries: Sequence[ProfileEntry]) -> list[ProfileEntry]:
 
 
 def _bar(value: float, low: float, high: float) -> str:
-    if value == 0:
+    if value == 0 or math.log10(value) < low:
         return ""
     if not math.isfinite(value):
         return "#" * (_BAR - 1) + ">"
