@@ -37,6 +37,13 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
         assert main(command) == expected, command
 
 
+def test_the_report_of_the_readme_is_what_the_command_prints(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (shown,) = blocks(ROOT / "README.md", "text")
+    main(["report", "gradfuse.models.deep_mlp:pytorch"])
+    assert capsys.readouterr().out.startswith(shown)
+
+
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(ROOT / "README.md", "python")
