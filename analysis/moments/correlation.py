@@ -25,7 +25,7 @@ def pairs(vector: Array) -> Array:
 
 def correlation(moments: Moments) -> Array | None:
     """The covariance divided by the standard deviations; None for uncorrelated elements of dense tensors."""
-    if moments.covariance is None and moments.mean.ndim == 1:
+    if moments.covariance is None and moments.mean.ndim < 2:
         return None
     covariance = moments.known_covariance
     if covariance.ndim == 1 or moments.mean.ndim == 1:

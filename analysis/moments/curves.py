@@ -44,6 +44,9 @@ def as_latent(name: str, moments: Moments) -> Moments:
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
     values = mean + std * broadcast_nodes(mean.ndim)
+    if moments.positive:
+        spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
+        values = mean * np.exp(spread * broadcast_nodes(mean.ndim) - 0.5 * spread**2)
     return Moments(
         moments.mean, moments.variance, moments.covariance, Curve(name, values, correlation(moments))
     )
@@ -111,7 +114,7 @@ def _second_order(
     """Covariance of the gradient, and variance of its product with the standardised latent summed over positions."""
     xi, rho = broadcast_nodes(latent.mean.ndim), correlation(latent)
     cancelled = gradient.cancelled * _per_channel(b1**2)
-    if latent.mean.ndim == 1:
+    if latent.mean.ndim < 2:
         covariance = None
         if rho is not None:
             raw = gradient.known_covariance + pairs(gradient.mean)
@@ -127,4 +130,4 @@ def _second_order(
 
 
 def _per_channel(elements: Array) -> Array:
-    return elements if elements.ndim == 1 else elements.mean(tuple(range(1, elements.ndim)))
+    return elements if elements.ndim < 2 else elements.mean(tuple(range(1, elements.ndim)))

@@ -16,6 +16,7 @@ from onnx.reference.op_run import OpRun
 from ...graph.builder import Builder, Tensor
 from ...graph.gradients import TABLE
 from ...graph.gradients.engine import Adjoint
+from .errors import UnknownTransferError
 from .quadrature import Array
 
 __all__ = ["evaluate_node", "partial_derivatives"]
@@ -32,7 +33,11 @@ class Erf(OpRun):
 
 
 def evaluate_node(node: ir.Node, operands: Sequence[Array | None]) -> list[Array]:
-    """The outputs of `node` for these operands."""
+    """The outputs of `node` for these operands.
+
+    Raises:
+        UnknownTransferError: It has none: its shape belongs to a whole batch, or the evaluator lacks the op.
+    """
     graph, clone = _graph_of(node, operands)
     graph.outputs.extend(clone.outputs)
     return _run(graph, operands)
@@ -116,5 +121,10 @@ def _run(graph: ir.Graph, operands: Sequence[Array | None]) -> list[Array]:
         value.shape = None
     proto = ir.serde.serialize_model(ir.Model(graph, ir_version=10))
     feeds = {f"operand_{i}": _double(operand) for i, operand in enumerate(operands) if operand is not None}
-    with np.errstate(all="ignore"):
-        return [np.asarray(result) for result in ReferenceEvaluator(proto, new_ops=[Erf]).run(None, feeds)]
+    try:
+        with np.errstate(all="ignore"):
+            return [
+                np.asarray(result) for result in ReferenceEvaluator(proto, new_ops=[Erf]).run(None, feeds)
+            ]
+    except Exception as error:  # the evaluator's ops raise whatever numpy does
+        raise UnknownTransferError("it cannot be evaluated for one example") from error

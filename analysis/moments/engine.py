@@ -8,7 +8,7 @@ passes an op that no rule knows, saying so.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,9 +19,10 @@ from ...graph.gradients.engine import DIFFERENTIATES
 from ...graph.gradients.normalization import BATCH_STATISTICS
 from .curves import Seed, as_latent, through
 from .elementwise_op import evaluate_node, partial_derivatives
+from .errors import UnknownTransferError
 from .loss import output_gradient
 from .quadrature import NODES, Array
-from .site import Backward, Contribution, Operand, Site
+from .site import Backward, Contribution, Operand, Site, batch_axis, example_shape
 from .state import GradientMoments, Moments, ParameterGradient
 from .transfer import elementwise, shape, unknown
 from .transfer.table import MOVES, TABLE
@@ -118,7 +119,7 @@ class _Forward:
                 self.values[value] = moments
 
     def _input(self, value: ir.Value) -> Moments:
-        shape = _example_shape(value)
+        shape = example_shape(value)
         assumed = self.state.assumptions
         return Moments(np.full(shape, assumed.mean), np.full(shape, assumed.variance))
 
@@ -133,31 +134,35 @@ class _Forward:
     def _node(self, node: ir.Node) -> Sequence[Operand]:
         operands = tuple(self._operand(value) for value in differentiable_inputs(node))
         if node.op_type == "CastLike":  # its second input gives a type only
-            return operands[:1]
+            return [_cast(node, operands[0])]
         if node.op_type in ("Shape", "Size") and isinstance(operands[0], Moments):
             # Shapes are those of a batch of one example.
-            return evaluate_node(node, [np.zeros((1, *operands[0].shape))])
+            return evaluate_node(node, [_one_example(node.inputs[0], operands[0])])
+        if node.op_type == "Dropout" and isinstance(operands[0], np.ndarray):
+            # What is dropped varies, even from something that does not: masks of whole channels are made so.
+            operands = (Moments(operands[0][0], np.zeros(operands[0].shape[1:])), *operands[1:])
         if not any(isinstance(operand, Moments) for operand in operands):
             return evaluate_node(node, operands)  # type: ignore[arg-type]
         site = Site(node, operands, (), self.state.assumptions.batch_size)
-        if node.op_type in elementwise.OPS and node.domain == "":
-            return self._elementwise(site)
-        return self._transfer(site)
+        try:
+            results = self._known(site)
+            _check_shapes(node, results)
+        except UnknownTransferError as error:
+            self.state.notes.append(Note(node, f"{error}; {unknown.APPROXIMATION}"))
+            return unknown.forward(site, [example_shape(value) for value in node.outputs])
+        self.state.notes.extend(Note(node, text) for text in site.notes)
+        return results
 
-    def _transfer(self, site: Site) -> Sequence[Moments]:
+    def _known(self, site: Site) -> Sequence[Moments]:
+        if site.node.op_type in elementwise.OPS and site.node.domain == "":
+            return self._elementwise(site)
+        return self._transfer(site, "no rule carries moments through it")
+
+    def _transfer(self, site: Site, otherwise: str) -> Sequence[Moments]:
         entry = TABLE.get(site.node.op_type) if site.node.domain == "" else None
         if entry is None:
-            return self._unknown(site, "no rule carries moments through it")
-        if entry.approximation:
-            self.state.notes.append(Note(site.node, entry.approximation))
-        try:
-            return entry.forward(site)
-        except unknown.UnknownTransferError as error:
-            return self._unknown(site, str(error))
-
-    def _unknown(self, site: Site, why: str) -> Sequence[Moments]:
-        self.state.notes.append(Note(site.node, f"{why}; {unknown.APPROXIMATION}"))
-        return unknown.forward(site, [_example_shape(value) for value in site.node.outputs])
+            raise UnknownTransferError(otherwise)
+        return entry.forward(site)
 
     def _elementwise(self, site: Site) -> Sequence[Moments]:
         inputs = differentiable_inputs(site.node)
@@ -166,7 +171,7 @@ class _Forward:
         if len(latents) > 1 or len(shape) > 1:
             if site.node.op_type in elementwise.INDEPENDENT:
                 return elementwise.independent_forward(site)
-            return self._unknown(site, "its operands are no functions of one Gaussian")
+            return self._transfer(site, "its operands are no functions of one Gaussian")
         for index in site.varying:
             value = inputs[index]
             assert value is not None
@@ -301,22 +306,30 @@ class _Backward:
 
     def _static(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:
         """Weights that are moved or scaled before they are used."""
-        gradient = self.state.shared.get(node.outputs[0])
-        if gradient is None:
+        gradients = [self.state.shared.get(value) for value in node.outputs]
+        integers = node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point()
+        if integers or all(gradient is None for gradient in gradients):
             return
         site = Site(node, operands, (), self.state.assumptions.batch_size)
-        moved = node.op_type in MOVES
-        contributions = shape.static_backward(site, gradient) if moved else _scaled(node, operands, gradient)
-        for value, contribution in zip(node.inputs, contributions, strict=False):
+        for value, contribution in zip(node.inputs, self._shared(site, gradients), strict=False):
             self._add(value, contribution)
+
+    def _shared(self, site: Site, gradients: Sequence[ParameterGradient | None]) -> Sequence[Contribution]:
+        if site.node.op_type == "CastLike":
+            return gradients
+        if site.node.op_type in MOVES:
+            return shape.static_backward(site, gradients)
+        if site.node.op_type in elementwise.OPS and gradients[0] is not None:
+            return _scaled(site.node, site.operands, gradients[0])
+        text = f"no rule carries gradients of weights through it; {unknown.APPROXIMATION}"
+        self.state.notes.append(Note(site.node, text))
+        return unknown.backward(site, gradients)
 
 
 def _scaled(
     node: ir.Node, operands: Sequence[Operand], gradient: ParameterGradient
 ) -> list[ParameterGradient | None]:
     """An elementwise function of weights: each receives the gradient times the function's slope there."""
-    if node.op_type not in elementwise.OPS:
-        return []
     received: list[ParameterGradient | None] = []
     for operand, slope in zip(operands, partial_derivatives(node, operands), strict=True):  # type: ignore[arg-type]
         if slope is None or not isinstance(operand, np.ndarray):
@@ -341,9 +354,29 @@ def _broadcast_shape(site: Site) -> tuple[int, ...]:
         for operand in site.operands
         if operand is not None
     ]
-    return tuple(np.broadcast_shapes(*shapes)[1:])
+    try:
+        return tuple(np.broadcast_shapes(*shapes)[1:])
+    except ValueError as error:
+        raise UnknownTransferError("its operands have the batch on different axes") from error
 
 
-def _example_shape(value: ir.Value) -> tuple[int, ...]:
-    dims: Mapping[int, object] = dict(enumerate(value.shape or ()))
-    return tuple(dim if isinstance(dim, int) else 1 for index, dim in dims.items() if index > 0)
+def _cast(node: ir.Node, operand: Operand) -> Operand:
+    dtype = node.outputs[0].dtype
+    return operand if dtype is None or not isinstance(operand, np.ndarray) else operand.astype(dtype.numpy())
+
+
+def _one_example(value: ir.Value | None, moments: Moments) -> Array:
+    """Zeros of the tensor's shape, for a batch of one."""
+    assert value is not None
+    return np.expand_dims(np.zeros(moments.shape), min(batch_axis(value), moments.mean.ndim))
+
+
+def _check_shapes(node: ir.Node, results: Sequence[Moments]) -> None:
+    """A rule that gives another shape than the graph has taken the axes for what they are not."""
+    for value, moments in zip(node.outputs, results, strict=False):
+        dims = [dim for axis, dim in enumerate(value.shape or ()) if axis != batch_axis(value)]
+        fits = len(dims) == moments.mean.ndim and all(
+            length == dim or not isinstance(dim, int) for length, dim in zip(moments.shape, dims, strict=True)
+        )
+        if value.shape is not None and not fits:
+            raise UnknownTransferError("one example of its output is no array of the output's shape")

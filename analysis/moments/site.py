@@ -9,10 +9,11 @@ from typing import TypeAlias, TypeVar
 import onnx_ir as ir
 
 from .curves import Seed
+from .errors import UnknownTransferError
 from .quadrature import Array
 from .state import GradientMoments, Moments, ParameterGradient
 
-__all__ = ["Backward", "Contribution", "Operand", "Site", "Transfer"]
+__all__ = ["Backward", "Contribution", "Operand", "Site", "Transfer", "batch_axis", "example_shape"]
 
 Operand: TypeAlias = "Moments | Array | None"
 """A tensor that depends on the example, one that does not (its value), or an absent input."""
@@ -52,19 +53,17 @@ class Site:
         return self.results[0]
 
     def moments(self, index: int) -> Moments:
-        """Input `index`, which depends on the example."""
+        """Input `index`, which depends on the example; else UnknownTransferError."""
         operand = self.operands[index]
-        assert isinstance(operand, Moments), (
-            f"input {index} of {self.node.name} does not depend on the example"
-        )
+        if not isinstance(operand, Moments):
+            raise UnknownTransferError(f"its input {index} does not depend on the example")
         return operand
 
     def array(self, index: int) -> Array:
-        """Input `index`, which does not depend on the example."""
+        """Input `index`, which does not depend on the example; else UnknownTransferError."""
         operand = self.operands[index]
-        assert not isinstance(operand, Moments | None), (
-            f"input {index} of {self.node.name} depends on the example"
-        )
+        if isinstance(operand, Moments | None):
+            raise UnknownTransferError(f"its input {index} depends on the example")
         return operand
 
     def is_static(self, index: int) -> bool:
@@ -82,6 +81,19 @@ class Site:
         return [index for index, operand in enumerate(self.operands) if isinstance(operand, Moments)]
 
 
+def batch_axis(value: ir.Value) -> int:
+    """The first axis without a fixed length; the first where all are fixed."""
+    dims = value.shape or ()
+    return next((axis for axis, dim in enumerate(dims) if not isinstance(dim, int)), 0)
+
+
+def example_shape(value: ir.Value) -> tuple[int, ...]:
+    """The other axes; those of unknown length count as 1."""
+    batch = batch_axis(value)
+    dims = enumerate(value.shape or ())
+    return tuple(dim if isinstance(dim, int) else 1 for axis, dim in dims if axis != batch)
+
+
 Backward: TypeAlias = Callable[[Site, Sequence[GradientMoments | None]], Sequence[Contribution]]
 
 
@@ -90,11 +102,9 @@ class Transfer:
     """An entry of the table of transfer rules.
 
     Attributes:
-        forward: Moments of each output.
+        forward: Moments of each output; it notes what it passes over in `site.notes`.
         backward: What each input receives, given the gradient of each output (None where the loss does not depend on it).
-        approximation: What the rule passes over, in words, for the report; empty where it is as exact as the theory.
     """
 
     forward: Callable[[Site], Sequence[Moments]]
     backward: Backward
-    approximation: str = ""

@@ -44,12 +44,14 @@ class Moments:
         variance: Variance of each element.
         covariance: See above.
         curve: The tensor as a function of its latent; None where it is itself nearest to a Gaussian.
+        positive: Whether it is known to have no negative elements, as a variance; it is then nearest to a log-normal.
     """
 
     mean: Array
     variance: Array
     covariance: Array | None = None
     curve: Curve | None = None
+    positive: bool = False
 
     @property
     def second(self) -> Array:
@@ -109,7 +111,7 @@ class GradientMoments:
     @property
     def total(self) -> Array:
         """Per channel, variance of the gradient's sum over a batch and its positions, divided by the batch size."""
-        if self.mean.ndim == 1:
+        if self.mean.ndim < 2:
             return np.asarray(np.maximum(self.variance - self.cancelled, 0.0))
         axes = tuple(range(1, self.mean.ndim))
         count = self.mean[0].size
@@ -155,6 +157,11 @@ class ParameterGradient:
     mean: Array
     variance: Array
 
+    @property
+    def second(self) -> Array:
+        """E[gradient^2] of each element, for a batch of one."""
+        return np.asarray(self.variance + self.mean**2)
+
     def __add__(self, other: ParameterGradient) -> ParameterGradient:
         return ParameterGradient(self.mean + other.mean, self.variance + other.variance)
 
@@ -165,8 +172,8 @@ class ParameterGradient:
 
 def white(variance: Array) -> Array:
     """The covariance of uncorrelated elements."""
-    if variance.ndim == 1:
-        return np.diag(variance)
+    if variance.ndim < 2:
+        return np.diag(variance) if variance.ndim else variance
     covariance = np.zeros(variance.shape)
     covariance[lag0(variance.ndim)] = variance.mean(tuple(range(1, variance.ndim)))
     return covariance

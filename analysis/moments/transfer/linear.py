@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
@@ -25,6 +26,8 @@ COVARIANCE_LIMIT = 1024
 
 def gemm_forward(site: Site) -> Sequence[Moments]:
     """y = alpha x op(W) + beta c."""
+    if site.attribute("transA", 0) or 2 in site.varying:
+        raise UnknownTransferError("its input is transposed, or its summand depends on the example")
     weight = site.attribute("alpha", 1.0) * _gemm_weight(site)
     y = _product(site.x, weight)
     if site.is_static(2):
@@ -51,7 +54,12 @@ def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
 
 def matmul_forward(site: Site) -> Sequence[Moments]:
     """y = x W, over the last axis of x."""
-    return [_product(site.x, site.array(1).astype(np.float64))]
+    x, weight = site.x, site.array(1).astype(np.float64)
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[:1]:
+        raise UnknownTransferError("its weight is no matrix for one example's last axis")
+    if x.mean.ndim > 1:
+        site.notes.append("positions are taken as independent")
+    return [_product(x, weight)]
 
 
 def matmul_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ....graph.gradients.normalization import BATCH_STATISTICS
 from ..correlation import correlation
+from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient, lag0
@@ -28,6 +29,8 @@ __all__ = [
     "dropout_forward",
     "layer_norm_backward",
     "layer_norm_forward",
+    "mask_backward",
+    "mask_forward",
 ]
 
 
@@ -158,6 +161,8 @@ def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
 def layer_norm_forward(site: Site) -> Sequence[Moments]:
     """Each example's features to mean 0 and variance 1, then gamma and beta."""
     x, (centred, std) = site.x, _feature_statistics(site)
+    if x.mean.ndim > len(_feature_axes(site)):
+        site.notes.append("positions are taken as independent")
     gamma = site.array(1).astype(np.float64)
     beta = site.array(2) if site.is_static(2) else 0.0
     covariance = (
@@ -265,6 +270,19 @@ def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
             hessian=dy.hessian,
         )
     ]
+
+
+def mask_forward(site: Site) -> Sequence[Moments]:
+    """where(mask, y, 0) of a dropout's own outputs is y (`graph.training_form`)."""
+    mask, y = (None if value is None else value.producer() for value in site.node.inputs[:2])
+    if mask is None or mask is not y or mask.op_type != "Dropout":
+        raise UnknownTransferError("its condition depends on the example")
+    return [site.moments(1)]
+
+
+def mask_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """The same gradient."""
+    return [None, gradients[0], None]
 
 
 def _with_noise(covariance: Array | None, added: Array) -> Array | None:

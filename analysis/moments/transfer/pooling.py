@@ -20,12 +20,20 @@ import numpy as np
 
 from ..correlation import correlation
 from ..curves import Seed
+from ..errors import UnknownTransferError
 from ..quadrature import NODES, WEIGHTS, Array, expectation
-from ..site import Contribution, Site
+from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments, lag0
 from .convolution import Geometry, at_lag0, spread, strided, through_taps
 
-__all__ = ["global_mean_backward", "global_mean_forward", "max_pool_backward", "max_pool_forward"]
+__all__ = [
+    "global_mean_backward",
+    "global_mean_forward",
+    "max_pool_backward",
+    "max_pool_forward",
+    "mean_backward",
+    "mean_forward",
+]
 
 _DRAWS = 512
 _MAX_NUMBERS = 4_000_000
@@ -37,7 +45,7 @@ def global_mean_forward(site: Site) -> Sequence[Moments]:
     positions = tuple(range(1, x.mean.ndim))
     shape = site.x.shape[:1] + (1,) * (len(positions) if _keeps_axes(site) else 0)
     mean, variance = x.mean.mean(positions), np.maximum(x.known_covariance.mean(positions), 0.0)
-    return [Moments(mean.reshape(shape), variance.reshape(shape))]
+    return [Moments(mean.reshape(shape), variance.reshape(shape), positive=_is_positive(x))]
 
 
 def global_mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
@@ -53,6 +61,53 @@ def global_mean_backward(site: Site, gradients: Sequence[GradientMoments | None]
 
 def _keeps_axes(site: Site) -> bool:
     return site.node.op_type == "GlobalAveragePool" or bool(site.attribute("keepdims", 1))
+
+
+def mean_forward(site: Site) -> Sequence[Moments]:
+    """Over all positions as above; over other axes the mean of independent elements, or of features with their covariance."""
+    x, axes = site.x, _averaged_axes(site)
+    if x.mean.ndim > 1 and axes == tuple(range(1, x.mean.ndim)):
+        return global_mean_forward(site)
+    keep, count = _keeps_axes(site), np.prod([x.shape[axis] for axis in axes])
+    mean = x.mean.mean(axes, keepdims=keep)
+    if x.mean.ndim > 1:
+        site.notes.append("the elements it averages are taken as independent")
+        return [Moments(mean, x.variance.sum(axes, keepdims=keep) / count**2, positive=_is_positive(x))]
+    variance = max(float(x.known_covariance.sum()), 0.0) / count**2
+    return [Moments(mean, np.full(mean.shape, variance), positive=_is_positive(x))]
+
+
+def _is_positive(x: Moments) -> bool:
+    return x.curve is not None and bool(np.all(x.curve.values >= 0))
+
+
+def mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """dy / n at every element that was averaged."""
+    dy, x, axes = gradients[0], site.x, _averaged_axes(site)
+    assert dy is not None
+    if x.mean.ndim > 1 and axes == tuple(range(1, x.mean.ndim)):
+        return global_mean_backward(site, gradients)
+    count = np.prod([x.shape[axis] for axis in axes])
+    shape = [1 if axis in axes else length for axis, length in enumerate(x.shape)]
+    mean = np.broadcast_to(dy.mean.reshape(shape) / count, x.shape)
+    variance = np.broadcast_to(dy.variance.reshape(shape) / count**2, x.shape)
+    if mean.ndim > 1:
+        return [GradientMoments.of(mean, variance)]
+    # Every feature receives the same.
+    same = np.ones((mean.size, mean.size))
+    hessian = None if dy.hessian is None else same * dy.hessian / count**2
+    return [GradientMoments.of(mean, variance, same * variance, hessian)]
+
+
+def _averaged_axes(site: Site) -> tuple[int, ...]:
+    """The axes of one example that a ReduceMean averages."""
+    value, rank = site.node.inputs[0], site.x.mean.ndim + 1
+    assert value is not None
+    listed = site.array(1) if site.is_static(1) else site.attribute("axes", range(rank))
+    axes, batch = {int(axis) % rank for axis in listed}, batch_axis(value)
+    if batch in axes:
+        raise UnknownTransferError("it averages over the batch")
+    return tuple(sorted(axis - (axis > batch) for axis in axes))
 
 
 def max_pool_forward(site: Site) -> Sequence[Moments]:

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..elementwise_op import evaluate_node
+from ..errors import UnknownTransferError
 from ..quadrature import Array
-from ..site import Contribution, Operand, Site
+from ..site import Contribution, Operand, Site, batch_axis
 from ..state import GradientMoments, Moments, ParameterGradient
 
 __all__ = ["backward", "forward", "static_backward"]
@@ -65,15 +66,21 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     ]
 
 
-def static_backward(site: Site, gradient: ParameterGradient) -> Sequence[Contribution]:
-    """The same for a node none of whose inputs depends on the example; its first input is the one that is moved."""
-    source = site.array(0)
-    positions = np.arange(1, source.size + 1, dtype=np.int64).reshape(source.shape)
-    index = evaluate_node(site.node, (positions, *site.operands[1:]))[0].reshape(-1)  # type: ignore[arg-type]
-    mean, variance = np.zeros(source.size + 1), np.zeros(source.size + 1)
-    np.add.at(mean, index, gradient.mean.reshape(-1))
-    np.add.at(variance, index, gradient.variance.reshape(-1))
-    return [ParameterGradient(mean[1:].reshape(source.shape), variance[1:].reshape(source.shape))]
+def static_backward(site: Site, gradients: Sequence[ParameterGradient | None]) -> Sequence[Contribution]:
+    """The same for a node none of whose inputs depends on the example."""
+    joined = site.node.op_type == "Concat"
+    sources = [site.array(index) for index in range(len(site.operands) if joined else 1)]
+    ends = np.cumsum([source.size for source in sources])
+    # Counted from 1: an op that pads writes zeros.
+    rows = np.split(np.arange(1, ends[-1] + 1, dtype=np.int64), ends[:-1])
+    moved = [row.reshape(source.shape) for row, source in zip(rows, sources, strict=True)]
+    fed: list[Array | None] = [*moved, *site.operands[len(moved) :]]  # type: ignore[list-item]
+    mean, variance = np.zeros(ends[-1] + 1), np.zeros(ends[-1] + 1)
+    for index, gradient in zip(evaluate_node(site.node, fed), gradients, strict=True):
+        if gradient is not None:
+            np.add.at(mean, index.reshape(-1), gradient.mean.reshape(-1))
+            np.add.at(variance, index.reshape(-1), gradient.variance.reshape(-1))
+    return [ParameterGradient(mean[row], variance[row]) for row in moved]
 
 
 def _size(operand: Operand) -> int:
@@ -89,16 +96,26 @@ def _indices(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
     """For each output, where in that row its elements come from."""
     fed: list[Array | None] = []
     start = 0
-    for operand in operands:
+    for value, operand in zip(node.inputs, operands, strict=True):
         if isinstance(operand, Moments):
+            assert value is not None
             size = operand.mean.size
             # Counted from 1: an op that pads writes zeros.
-            fed.append(np.arange(start + 1, start + size + 1, dtype=np.int64).reshape(1, *operand.shape))
+            row = np.arange(start + 1, start + size + 1, dtype=np.int64).reshape(operand.shape)
+            fed.append(np.expand_dims(row, min(batch_axis(value), row.ndim)))
             start += size
         else:
             fed.append(operand)
+    results = zip(node.outputs, evaluate_node(node, fed), strict=True)
     # Index -1 is the 0 at the row's end.
-    return [np.asarray(result)[0] - 1 for result in evaluate_node(node, fed)]
+    return [_of_one_example(value, result) - 1 for value, result in results]
+
+
+def _of_one_example(value: ir.Value, result: Array) -> Array:
+    axis = batch_axis(value)
+    if result.ndim <= axis or result.shape[axis] != 1:
+        raise UnknownTransferError("it mixes the batch with another axis")
+    return np.asarray(result.take(0, axis))
 
 
 def _same_elements(site: Site) -> Moments | None:

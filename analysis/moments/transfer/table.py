@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..site import Transfer
-from . import convolution, linear, normalization, pooling, shape
+from . import convolution, embedding, linear, normalization, pooling, shape
 
 __all__ = ["MOVES", "TABLE"]
 
@@ -30,6 +30,7 @@ MOVES = (
 
 TABLE: Mapping[str, Transfer] = {
     **dict.fromkeys(MOVES, Transfer(shape.forward, shape.backward)),
+    "Gather": Transfer(embedding.gather_forward, embedding.gather_backward),
     # matrix products and convolutions
     "Gemm": Transfer(linear.gemm_forward, linear.gemm_backward),
     "MatMul": Transfer(linear.matmul_forward, linear.matmul_backward),
@@ -38,10 +39,11 @@ TABLE: Mapping[str, Transfer] = {
     "BatchNormalization": Transfer(normalization.batch_norm_forward, normalization.batch_norm_backward),
     "LayerNormalization": Transfer(normalization.layer_norm_forward, normalization.layer_norm_backward),
     "Dropout": Transfer(normalization.dropout_forward, normalization.dropout_backward),
+    "Where": Transfer(normalization.mask_forward, normalization.mask_backward),
     # pooling
     "AveragePool": Transfer(convolution.average_pool_forward, convolution.average_pool_backward),
     "MaxPool": Transfer(pooling.max_pool_forward, pooling.max_pool_backward),
     "GlobalAveragePool": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
-    "ReduceMean": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
+    "ReduceMean": Transfer(pooling.mean_forward, pooling.mean_backward),
 }
 """Transfer rule of each op of the standard's domain."""

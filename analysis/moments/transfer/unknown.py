@@ -13,13 +13,9 @@ import numpy as np
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
 
-__all__ = ["APPROXIMATION", "UnknownTransferError", "backward", "forward"]
+__all__ = ["APPROXIMATION", "backward", "forward"]
 
 APPROXIMATION = "its values and gradients are taken to keep their mean square"
-
-
-class UnknownTransferError(Exception):
-    """A rule does not cover this use of its op."""
 
 
 def forward(site: Site, shapes: Sequence[tuple[int, ...]]) -> list[Moments]:
@@ -28,7 +24,9 @@ def forward(site: Site, shapes: Sequence[tuple[int, ...]]) -> list[Moments]:
     return [Moments(np.zeros(shape), np.full(shape, second)) for shape in shapes]
 
 
-def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+def backward(
+    site: Site, gradients: Sequence[GradientMoments | ParameterGradient | None]
+) -> Sequence[Contribution]:
     """Each input receives all of the energy that arrives."""
     energy = sum(float(np.sum(dy.second)) for dy in gradients if dy is not None)
     received: list[Contribution] = []

@@ -1,0 +1,189 @@
+"""Every op is passed: by its rule, or by the stated approximation and a note; never by an error."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradfuse.analysis import analyse
+from gradfuse.converters import convert
+from gradfuse.graph import GradientGraph, evaluate
+
+INT = np.int64
+
+
+def predict(graph: GradientGraph) -> list[str]:
+    """The ops that were noted; every parameter has a finite positive prediction."""
+    report = analyse(graph)
+    report.render("text")
+    assert all(math.isfinite(entry.grad_rms) for entry in report.profile)
+    parameters = [entry for entry in report.profile if entry.kind == "parameter"]
+    assert [entry.tensor for entry in parameters if not entry.grad_rms > 0] == []
+    assert {entry.tensor for entry in parameters} == set(graph.gradients)
+    return sorted({finding.op_type for finding in report.findings if finding.code == "GF901"})
+
+
+def test_softmax_in_the_middle(text_graph: Callable[..., GradientGraph]) -> None:
+    body = "h = MatMul(x, a) p = Softmax<axis=1>(h) y = MatMul(p, b)"
+    assert predict(text_graph(body, a=(16, 12), b=(12, 10))) == ["Softmax"]
+
+
+def test_product_of_two_tensors_that_vary(text_graph: Callable[..., GradientGraph]) -> None:
+    body = "h = MatMul(x, a) t = Transpose<perm=[0,2,1]>(x) s = MatMul(h, t) f = Flatten(s) y = MatMul(f, b)"
+    noted = predict(text_graph(body, x="float[batch,6,16]", a=(16, 16), b=(36, 10)))
+    assert noted == ["MatMul"]
+
+
+def test_quotient_of_two_tensors_that_vary(text_graph: Callable[..., GradientGraph]) -> None:
+    body = "g = MatMul(x, a) h = MatMul(x, b) s = Softplus(h) q = Div(g, s) y = MatMul(q, c)"
+    assert predict(text_graph(body, a=(16, 12), b=(16, 12), c=(12, 10))) == ["Div"]
+
+
+def test_weight_that_multiplies_from_the_left(text_graph: Callable[..., GradientGraph]) -> None:
+    body = "h = MatMul(a, x) f = Flatten(h) y = MatMul(f, b)"
+    assert predict(text_graph(body, x="float[batch,6,16]", a=(4, 6), b=(64, 10))) == ["MatMul"]
+
+
+def test_sequences_whose_batch_is_the_second_axis(text_graph: Callable[..., GradientGraph]) -> None:
+    body = """
+        t = Transpose<perm=[1,0,2]>(x) h = MatMul(t, a) s = Add(h, c) r = Relu(s)
+        u = Transpose<perm=[1,0,2]>(r) f = Flatten(u) y = MatMul(f, b)
+    """
+    shapes = {"a": (16, 8), "c": (8,), "b": (48, 10)}
+    assert predict(text_graph(body, x="float[batch,6,16]", **shapes)) == ["MatMul"]
+
+
+def test_heads_that_are_folded_into_the_batch(text_graph: Callable[..., GradientGraph]) -> None:
+    body = """
+        s = Reshape(x, folded) h = MatMul(s, a) r = Relu(h) t = Reshape(r, unfolded) y = MatMul(t, b)
+    """
+    folded, unfolded = np.array([-1, 8], INT), np.array([-1, 16], INT)
+    given = {"folded": folded, "unfolded": unfolded}
+    assert predict(text_graph(body, given=given, a=(8, 8), b=(16, 10))) == ["Reshape"]
+
+
+def test_transposed_convolution_and_instance_normalisation(text_graph: Callable[..., GradientGraph]) -> None:
+    body = """
+        h = ConvTranspose<strides=[2,2]>(x, w) n = InstanceNormalization(h, g, c) r = Relu(n)
+        p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, b)
+    """
+    shapes = {"w": (3, 8, 2, 2), "g": (8,), "c": (8,), "b": (8, 10)}
+    noted = predict(text_graph(body, x="float[batch,3,4,4]", **shapes))
+    assert noted == ["ConvTranspose", "InstanceNormalization"]
+
+
+def test_a_weight_that_is_a_product_of_weights(text_graph: Callable[..., GradientGraph]) -> None:
+    body = "w = MatMul(a, b) y = MatMul(x, w)"
+    assert predict(text_graph(body, a=(16, 4), b=(4, 10))) == ["MatMul"]
+
+
+def test_weights_that_are_split_and_joined_move_without_a_note(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    body = """
+        a, b = Split<axis=1, num_outputs=2>(w) c = Concat<axis=1>(b, a) h = MatMul(x, c) y = MatMul(h, d)
+    """
+    graph = text_graph(body, w=(16, 12), d=(12, 10))
+    assert predict(graph) == []
+    joined = {entry.tensor: entry.grad_rms for entry in analyse(graph).profile}
+    plain = analyse(text_graph("h = MatMul(x, w) y = MatMul(h, d)", w=(16, 12), d=(12, 10)))
+    expected = {entry.tensor: entry.grad_rms for entry in plain.profile}
+    assert joined["w"] == pytest.approx(expected["w"], rel=0.1)
+
+
+def test_a_dropout_whose_mask_no_gradient_reads_is_its_output(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    ratio = np.float32(0.3)
+    body = "d = Dropout(x, ratio) h = MatMul(d, a) r = Relu(h) y = MatMul(r, b)"
+    graph = text_graph(body, given={"ratio": np.array(ratio)}, a=(16, 12), b=(12, 10))
+    assert [node.op_type for node in graph.onnx.graph][:2] == ["Dropout", "Where"]
+    assert predict(graph) == []
+    noisy = next(entry for entry in analyse(graph).profile if entry.tensor == "d")
+    assert noisy.value_rms == pytest.approx((1.0 - ratio) ** -0.5)
+
+
+MEANS = {
+    "features": ("h = MatMul(x, a) m = ReduceMean(h, one) y = MatMul(m, b)", (16,), (16, 12), (1, 10)),
+    "positions": ("h = MatMul(x, a) m = ReduceMean<keepdims=0>(h, one) y = MatMul(m, b)", (6, 16), (16, 8), (8, 10)),
+    "channels last": (
+        "h = MatMul(x, a) r = Tanh(h) m = ReduceMean<keepdims=0>(r, two) y = MatMul(m, b)",
+        (4, 4, 16),
+        (16, 8),
+        (8, 10),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_means_over_whichever_axes_against_measured_gradients(
+    name: str, text_graph: Callable[..., GradientGraph]
+) -> None:
+    body, shape, a, b = MEANS[name]
+    given = {"one": np.array([1], INT), "two": np.array([1, 2], INT)}
+    used = {key: value for key, value in given.items() if key in body}
+    x = f"float[batch,{','.join(map(str, shape))}]"
+    graph = text_graph(body, x=x, given=used, a=a, b=b)
+    assert_close(graph, shape, 1.3)
+
+
+def test_an_embedding_against_measured_gradients(text_graph: Callable[..., GradientGraph]) -> None:
+    body = "e = Gather<axis=0>(table, x) f = Flatten(e) y = MatMul(f, b)"
+    graph = text_graph(body, x="int64[batch,6]", table=(30, 8), b=(48, 10))
+    assert predict(graph) == ["Gather"]
+    assert_close(graph, (6,), 1.3, rows=30)
+
+
+def assert_close(graph: GradientGraph, shape: tuple[int, ...], factor: float, rows: int = 0) -> None:
+    """Predicted RMS of every parameter's gradient within a factor of that over 40 batches."""
+    rng, squares = np.random.default_rng(1), dict.fromkeys(graph.gradients, 0.0)
+    for _ in range(40):
+        x = rng.integers(0, rows, (32, *shape)) if rows else rng.standard_normal((32, *shape), np.float32)
+        outputs = evaluate(graph.onnx, {"x": x, "target": rng.standard_normal((32, 10), np.float32)})
+        for name, gradient in graph.gradients.items():
+            squares[name] += float(np.mean(outputs[gradient] ** 2)) / 40
+    predicted = {entry.tensor: entry.grad_rms for entry in analyse(graph).profile}
+    for name, square in squares.items():
+        assert 1.0 / factor < predicted[name] / math.sqrt(square) < factor, name
+
+
+def test_a_normalisation_in_primitives_stays_finite(text_graph: Callable[..., GradientGraph]) -> None:
+    """Keras writes LayerNormalization so; the variance is never negative, whatever its own spread."""
+    body = """
+        h = MatMul(x, a) m = ReduceMean(h, one) c = Sub(h, m) s = Mul(c, c) v = ReduceMean(s, one)
+        e = Add(v, epsilon) d = Sqrt(e) r = Reciprocal(d) n = Mul(c, r) y = MatMul(n, b)
+    """
+    given = {"one": np.array([1], INT), "epsilon": np.array([1e-3], np.float32)}
+    graph = text_graph(body, given=given, a=(16, 8), b=(8, 10))
+    assert predict(graph) == []
+    assert_close(graph, (16,), 1.6)
+
+
+class Encoder(nn.Module):
+    """A pre-LN transformer encoder layer, pooled over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True, norm_first=True)
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(x).mean(1))  # type: ignore[no-any-return]
+
+
+def test_a_transformer_layer_of_pytorch() -> None:
+    torch.manual_seed(0)
+    noted = predict(GradientGraph.of(convert(Encoder(), example_input=(4, 16), verify=False).model))
+    assert {"MatMul", "Softmax", "Reshape", "LayerNormalization"} <= set(noted)
+
+
+def test_a_recurrent_node(text_graph: Callable[..., GradientGraph]) -> None:
+    body = """
+        t = Transpose<perm=[1,0,2]>(x) s, h = LSTM<hidden_size=8>(t, w, r, c) l = Squeeze(h, zero) y = MatMul(l, b)
+    """
+    given = {"zero": np.array([0], INT)}
+    shapes = {"w": (1, 32, 16), "r": (1, 32, 8), "c": (1, 64), "b": (8, 10)}
+    assert "Softmax" not in predict(text_graph(body, x="float[batch,4,16]", given=given, **shapes))
