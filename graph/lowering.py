@@ -78,7 +78,7 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _write_out(model: ir.Model) -> None:
-    """Replace recurrent nodes, and sequences whose elements are taken by number."""
+    """Replace recurrent nodes, sequences whose elements are taken by number, and padding that counts."""
     nodes = [node for node in model.graph if node.domain == "" and node.op_type in _WRITTEN_OUT]
     if not nodes:
         return
@@ -129,7 +129,28 @@ def _numbers(value: ir.Value | None) -> list[int] | None:
     return None if tensor is None else [int(number) for number in tensor.numpy().flatten()]
 
 
-_WRITTEN_OUT = {**dict.fromkeys(RECURRENT, unroll), "SplitToSequence": _split_sequence}
+def _pad_before_pooling(node: ir.Node, builder: Builder) -> None:
+    """AveragePool with ceil_mode and padding that counts: pad first, then nothing but the ceiling lies outside.
+
+    onnxruntime (seen in 1.19) divides the windows that reach beyond the padding by their full size, which the standard forbids.
+    """
+    if not (node.attributes.get_int("ceil_mode", 0) and node.attributes.get_int("count_include_pad", 0)):
+        return
+    pads, x = node.attributes.pop("pads", None), node.inputs[0]
+    node.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 0)
+    if pads is None or x is None or not any(pads.as_ints()):
+        return
+    amounts = pads.as_ints()
+    axes = range(2, 2 + len(amounts) // 2)
+    padded = builder.op("Pad", builder.tensor(x), builder.ints(*amounts), None, builder.ints(*axes))
+    node.replace_input_with(0, padded.value)
+
+
+_WRITTEN_OUT = {
+    **dict.fromkeys(RECURRENT, unroll),
+    "SplitToSequence": _split_sequence,
+    "AveragePool": _pad_before_pooling,
+}
 
 
 def _inline_standard_functions(model: ir.Model) -> None:

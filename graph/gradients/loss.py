@@ -60,7 +60,8 @@ def _shares(
 
 
 def _total(g: Adjoint, weights: Tensor) -> Tensor:
-    """The sum of the weights of all examples, each of which is 1 where there are none."""
+    """The sum of the weights of all examples, each of which is 1 where there are none; 1 where every label is ignored."""
     if "ignore_index" in g.node.attributes or g.optional(2) is not None:
-        return weights.sum(keepdims=False)
+        total = weights.sum(keepdims=False)
+        return total + total.equals(0.0).cast_like(total)
     return g.input(1).count().cast_like(g.dy)

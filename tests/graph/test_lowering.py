@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
 from gradfuse.graph import GradfuseError, GradientGraph, TrainableModel, UnsupportedError, evaluate
 from gradfuse.graph.gradients import TABLE
@@ -213,6 +214,18 @@ def test_a_split_without_lengths_may_drop_its_axis() -> None:
     feeds = {"x": np.arange(10, dtype=np.float32).reshape(2, 5)}
     lower(model)
     np.testing.assert_array_equal(evaluate(model, feeds)["y"], feeds["x"][1])
+
+
+def test_padding_that_counts_is_written_out_where_windows_reach_beyond_it() -> None:
+    attributes = (
+        "ceil_mode = 1, count_include_pad = 1, kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]"
+    )
+    model = _text(f"y = AveragePool <{attributes}> (x)", "float[2, 3, 8, 8] x")
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    lower(model)
+    assert [node.op_type for node in model.graph] == ["Pad", "AveragePool"]
+    expected = torch.nn.functional.avg_pool2d(torch.from_numpy(x), 3, 2, 1, ceil_mode=True)
+    np.testing.assert_allclose(evaluate(model, {"x": x})["y"], expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
 _WITHOUT_GRADIENT = {
