@@ -13,7 +13,7 @@ each: what moves then is noise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -58,14 +58,19 @@ class ParityResult:
         error: Its relative error.
         tolerance: What was allowed.
         loss: The loss whose gradients were compared.
-        compared: Number of arrays compared.
+        errors: The relative error of each array compared, by what it is, as "the gradient of 'fc1.weight'".
     """
 
     worst: str
     error: float
     tolerance: float
     loss: str
-    compared: int
+    errors: Mapping[str, float] = field(repr=False)
+
+    @property
+    def compared(self) -> int:
+        """Number of arrays compared."""
+        return len(self.errors)
 
     def __str__(self) -> str:
         return (
@@ -81,6 +86,7 @@ def check_parity(
     *,
     tolerance: float = 1e-4,
     seed: int = 0,
+    batch: int | None = None,
 ) -> ParityResult:
     """Compare a converted model with its source.
 
@@ -90,13 +96,14 @@ def check_parity(
         examples: An example for each input: its shape, and for integers its largest value, bound what is drawn.
         tolerance: The largest relative error allowed.
         seed: Seed of inputs and targets.
+        batch: Number of examples drawn; by default 5, or 7 where the example's is 5.
 
     Raises:
         ParityError: They differ; the error names the array and both numbers.
     """
     rng = np.random.default_rng(seed)
-    batch = 5 if len(examples[0]) != 5 else 7
-    inputs = [_draw(rng, batch, np.asarray(example)) for example in examples]
+    size = batch or (5 if len(examples[0]) != 5 else 7)
+    inputs = [_draw(rng, size, np.asarray(example)) for example in examples]
     loss = _loss_for(model.outputs[0])
     theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
     graph = GradientGraph.of(_without_dropout(model), loss)
@@ -110,7 +117,7 @@ def check_parity(
         for what, name, their_array in _pairs(graph, theirs)
     }
     worst = max(errors, key=errors.__getitem__)
-    return ParityResult(worst, errors[worst], tolerance, loss, len(errors))
+    return ParityResult(worst, errors[worst], tolerance, loss, errors)
 
 
 def _draw(rng: np.random.Generator, batch: int, example: Array) -> Array:

@@ -34,6 +34,7 @@ from .frameworks import silenced
 from .opset import check_opset
 from .parity import Array, DrawTarget, Reference
 from .torch_dropout import dropout_by_feature, dropout_off
+from .torch_operators import decompositions, translations
 
 if TYPE_CHECKING:
     import torch
@@ -105,9 +106,11 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
     name = type(module).__name__
     try:
         with dropout_by_feature():
-            return torch.export.export(
+            program = torch.export.export(
                 module, inputs, dynamic_shapes=_dynamic_batch(len(inputs)), strict=False
             )
+        decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
+        return decomposed
     except Exception as error:  # whatever the module's own code raises
         if "Constraints violated (batch)" in str(error):
             raise ConversionError(
@@ -135,6 +138,7 @@ def _to_onnx(program: torch.export.ExportedProgram, opset: int, inputs: int) -> 
             external_data=False,
             verbose=False,
             dynamic_shapes=_dynamic_batch(inputs),
+            custom_translation_table=translations(),
         )
     except torch.onnx.OnnxExporterError as error:
         operator = re.search(r"%(\w+)", str(error.__cause__))
@@ -237,6 +241,7 @@ def _quiet() -> Iterator[None]:
     """Silence what the exporters say to their own developers; on a failure they print the traced graph, too."""
     with silenced(*_CHATTY), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        warnings.filterwarnings("ignore", r"The tensor attributes self.*_flat_weights", UserWarning)
         warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
         yield
 
