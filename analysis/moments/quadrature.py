@@ -15,8 +15,11 @@ __all__ = ["NODES", "TERMS", "WEIGHTS", "Array", "expectation", "hermite_coeffic
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-NODES: Array = np.linspace(-6.0, 6.0, 120)
-"""Points of the standard Gaussian at which curves are known; 0, where most kinks are, lies between two of them."""
+NODES: Array = np.linspace(-7.0, 7.0, 140)
+"""Points of the standard Gaussian at which curves are known; 0, where most kinks are, lies between two of them.
+
+What lies beyond is cut off: E[h_k^2; |xi| > 7] is 5e-8 at k = 3, and 9e-4 at k = TERMS; beyond 6 it would be 1.5e-5 and 4e-2.
+"""
 
 TERMS = 8
 """Highest order of the Hermite expansions."""

@@ -104,11 +104,11 @@ def _exponent(evidence: Evidence, step: Step) -> float:
 
 
 def growth_exponent(curve: Array) -> float:
-    """Power p of |f| ~ |xi|^p from 3 to 6 standard deviations, in the steeper direction, of the median channel."""
+    """Power p of |f| ~ |xi|^p from half the range of the nodes to its end, in the steeper direction, of the median channel."""
     low = len(NODES) // 4
     with np.errstate(all="ignore"):
         sides = [(curve[0], curve[low], NODES[low]), (curve[-1], curve[-1 - low], NODES[-1 - low])]
-        powers = [_power(np.abs(outer), np.abs(inner), 6.0 / abs(node)) for outer, inner, node in sides]
+        powers = [_power(np.abs(outer), np.abs(inner), NODES[-1] / abs(node)) for outer, inner, node in sides]
         grown = [
             np.where(np.abs(outer) > 0.5 * np.abs(curve).max(0), p, 0.0)
             for p, (outer, _, _) in zip(powers, sides, strict=True)

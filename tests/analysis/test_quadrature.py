@@ -29,7 +29,7 @@ def test_expectation(curve: np.ndarray, expected: float) -> None:  # type: ignor
 
 def test_hermite_coefficients_of_a_hermite_polynomial() -> None:
     coefficients = hermite_coefficients((NODES**3 - 3.0 * NODES) / math.sqrt(6.0))
-    assert coefficients == pytest.approx(np.eye(9)[3], abs=1e-3)
+    assert coefficients == pytest.approx(np.eye(9)[3], abs=1e-4)
 
 
 @pytest.mark.parametrize("rho", [-0.7, 0.0, 0.4, 0.95])
