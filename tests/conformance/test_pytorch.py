@@ -1,0 +1,38 @@
+"""Layers, operations and losses of PyTorch, end to end: exported, differentiated, run, and compared with autograd."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from .conformance import TOLERANCE, outcome, refusal, table
+from .rows import FAMILIES, REFUSED, Row
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
+ROWS = [pytest.param(row, id=row.name) for row in chain.from_iterable(FAMILIES.values())]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_gradients_are_those_of_autograd(row: Row) -> None:
+    errors = outcome(row).errors
+    scaled = {"scales.0"} - {f"scales.{index}" for index in row.labels}
+    assert {f"row.{name}" for name, _ in row.make().named_parameters()} | scaled <= set(errors)
+    assert max(errors.values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("index", range(len(REFUSED)), ids=[row.name for row, _ in REFUSED])
+def test_what_is_refused_says_why_in_one_line(index: int) -> None:
+    assert REFUSED[index][1] in refusal(index)
+    assert "\n" not in refusal(index)
+
+
+def test_the_page_tells_what_the_run_found() -> None:
+    found = table()
+    if os.environ.get("GRADFUSE_WRITE_COVERAGE"):
+        PAGE.write_text(found, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == found
