@@ -11,11 +11,12 @@ import onnx_ir as ir
 from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
 from .attribution import attribute
+from .evidence import Evidence
 from .moments import Assumptions, propagate
 from .plan import plan_fuses
 from .profile import make_profile, trunk
 from .report import SEVERITIES, Finding, RiskReport
-from .rules import RULES, Evidence
+from .rules import RULES
 from .verdict import summarise
 
 __all__ = ["analyse"]

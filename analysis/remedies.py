@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from ..graph.gradient_graph import GradientGraph
 from .attribution import attribute
+from .evidence import Evidence
 from .moments import propagate
 from .moments.transfer import elementwise
 from .plan import plan_fuses
@@ -18,9 +18,6 @@ from .profile import Step, trunk
 from .report import Remedy
 from .verdict import GROWTH_LIMIT
 from .what_if import with_layer_norm, with_relu, with_scaled_weights
-
-if TYPE_CHECKING:
-    from .rules import Evidence
 
 __all__ = ["activation_remedy", "fuse_remedy", "init_remedy", "normalisation_remedy"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...graph.errors import InputError
 from . import gf101, gf102, gf901
-from .rule import Evidence, Rule
+from .rule import Rule
 
-__all__ = ["RULES", "Evidence", "Rule", "explain"]
+__all__ = ["RULES", "Rule", "explain"]
 
 RULES: tuple[Rule, ...] = (gf102.RULE, gf101.RULE, gf901.RULE)
 """Every rule. A cause stands before its consequence."""

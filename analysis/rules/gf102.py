@@ -30,13 +30,14 @@ import math
 
 import numpy as np
 
+from ..evidence import Evidence
 from ..moments import Moments
 from ..moments.quadrature import NODES, Array
 from ..profile import Step
 from ..remedies import activation_remedy, fuse_remedy
 from ..report import Finding
 from ..wording import factor
-from .rule import Evidence, Rule
+from .rule import Rule
 
 __all__ = ["RULE", "growth_exponent"]
 

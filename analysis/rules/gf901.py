@@ -20,8 +20,9 @@ The table of transfer rules, `analysis/moments/transfer/table.py`.
 from __future__ import annotations
 
 from ...graph.source import describe_node
+from ..evidence import Evidence
 from ..report import Finding
-from .rule import Evidence, Rule
+from .rule import Rule
 
 __all__ = ["RULE"]
 

@@ -1,37 +1,15 @@
-"""What a rule is, and what it sees."""
+"""What a rule is."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..attribution import Attribution
-from ..moments import Propagation
-from ..profile import ProfileEntry, Step
+from ..evidence import Evidence
 from ..report import Finding
-from ..verdict import Summary
 
-__all__ = ["Evidence", "Rule"]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Everything that was predicted.
-
-    Attributes:
-        state: Moments of every tensor.
-        steps: The trunk of the backward flow, in backward order.
-        profile: RMS of every value and gradient.
-        attribution: Each layer's gain by cause.
-        summary: The verdict.
-    """
-
-    state: Propagation
-    steps: Sequence[Step]
-    profile: Sequence[ProfileEntry]
-    attribution: Sequence[Attribution]
-    summary: Summary
+__all__ = ["Rule"]
 
 
 @dataclass(frozen=True)

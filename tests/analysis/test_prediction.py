@@ -12,9 +12,9 @@ from gradfuse.analysis import analyse
 from gradfuse.analysis.moments import Assumptions, Moments, propagate
 
 
-def worst_factor(module: nn.Module, shape: tuple[int, ...]) -> float:
+def worst_factor(module: nn.Module, shape: tuple[int, ...], batches: int = 48) -> float:
     """The largest factor between a parameter's predicted and measured gradient RMS."""
-    measured = measured_rms(module, shape)
+    measured = measured_rms(module, shape, batches)
     predicted = {entry.tensor: entry.grad_rms for entry in analyse(gradient_graph(module, shape)).profile}
     return max(math.exp(abs(math.log(predicted[name] / rms))) for name, rms in measured.items())
 
@@ -29,8 +29,9 @@ def test_parameters_of_a_dense_network(activation: type[nn.Module]) -> None:
 
 def test_parameters_of_a_dense_network_with_he_initialisation() -> None:
     torch.manual_seed(3)
-    # The measured gradients themselves repeat only within 10 % here: a few examples with large logits rule them.
-    assert worst_factor(mlp(nn.ReLU, gain=math.sqrt(2.0)), (16,)) < 1.35
+    # A few examples with large logits rule the mean square: the first bias is at 1.256 of the RMS over 48 batches, 1.222 over
+    # 192 and 1.201 over 768.
+    assert worst_factor(mlp(nn.ReLU, gain=math.sqrt(2.0)), (16,), batches=192) < 1.25
 
 
 def test_parameters_of_a_dense_network_with_layer_norm() -> None:
