@@ -180,6 +180,18 @@ def test_a_transformer_layer_of_pytorch() -> None:
     assert {"MatMul", "Softmax", "Reshape", "LayerNormalization"} <= set(noted)
 
 
+def test_layer_norm_of_positions_whose_gradients_are_correlated(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    body = """
+        h = MatMul(x, a) n = LayerNormalization<axis=2>(h, g, c) m = ReduceMean<keepdims=0>(n, two) y = MatMul(m, b)
+    """
+    given = {"two": np.array([2], INT)}
+    shapes = {"a": (16, 8), "g": (8,), "c": (8,), "b": (6, 10)}
+    noted = predict(text_graph(body, x="float[batch,6,16]", given=given, **shapes))
+    assert noted == ["LayerNormalization", "MatMul"]
+
+
 def test_a_recurrent_node(text_graph: Callable[..., GradientGraph]) -> None:
     body = """
         t = Transpose<perm=[1,0,2]>(x) s, h = LSTM<hidden_size=8>(t, w, r, c) l = Squeeze(h, zero) y = MatMul(l, b)

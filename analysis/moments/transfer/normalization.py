@@ -197,7 +197,7 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     count = int(np.prod([dy.mean.shape[axis] for axis in axes]))
     variance = np.maximum(second - mean**2, 0.0) * (1.0 - 1.0 / count)
     covariance, variance = _centred_covariance(
-        None if dy.covariance is None else _scaled(dy.covariance, gamma), variance, axes
+        _scaled(dy.covariance, gamma) if dy.mean.ndim == 1 else None, variance, axes
     )
     mean = (mean - mean.mean(axes, keepdims=True)) / std
     hessian = None
