@@ -16,8 +16,12 @@ from .moments.engine import differentiable_inputs
 __all__ = ["ProfileEntry", "Step", "gradient_rms", "make_profile", "rms", "trunk"]
 
 _DENSE, _POSITIONS, _APPROXIMATION = 0.1, 0.08, 0.3
-"""Decades by which a prediction may be off: for any, for tensors with positions, for each approximation passed on the way. They
-cover 95 % of the parameters that `benchmarks analysis` measures."""
+"""Decades by which a prediction may be off: for any, for tensors with positions, and for the approximations passed on the way,
+whose errors are taken as independent, so that n of them count as sqrt(n).
+
+`benchmarks analysis --count 2` found the measured RMS inside for 92 of 92 parameters of dense networks, 59 of 61 of
+convolutional ones, and 72 of 72 of sequences and transformers.
+"""
 
 _LAYER_OPS = ("Gemm", "MatMul", "Conv", "ConvTranspose")
 
@@ -143,7 +147,7 @@ def _spread(state: Propagation, value: ir.Value) -> float:
     passed = sum(order[note.node] >= start for note in state.notes)
     moments = [state.values.get(node.outputs[0]) for node in nodes]
     positions = any(isinstance(m, Moments) and m.mean.ndim > 1 for m in (*moments, state.values.get(value)))
-    return _DENSE + (_POSITIONS if positions else 0.0) + _APPROXIMATION * passed
+    return _DENSE + (_POSITIONS if positions else 0.0) + _APPROXIMATION * math.sqrt(passed)
 
 
 def _depths(state: Propagation) -> dict[ir.Value, int]:

@@ -3,7 +3,7 @@
 Networks of several families are built at random - seed, depth, width - and their gradients are measured by PyTorch's
 autograd: mean of squares over 64 batches of 32 N(0, 1) inputs with random labels, in train mode. Printed is the share
 of parameters whose predicted RMS lies within a factor of the measured one; a missing or undefined prediction counts as
-a miss. `--seed N` draws other networks.
+a miss. `in interval` is the share whose measured RMS lies within the report's own interval. `--seed N` draws other networks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ Build = Callable[[np.random.Generator], tuple[nn.Module, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Score:
-    """One network: predicted / measured of parameters and activations; seconds for a report and for a training step."""
+    """One network.
+
+    Attributes:
+        parameters: Predicted / measured gradient RMS of each parameter.
+        covered: Whether the measured RMS of each parameter lies in its interval.
+        activations: Predicted / measured RMS of each layer's output.
+        report: Seconds for a report.
+        step: Seconds for a training step.
+    """
 
     parameters: tuple[float, ...]
+    covered: tuple[bool, ...]
     activations: tuple[float, ...]
     report: float
     step: float
@@ -103,6 +112,26 @@ def _resnet(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
     )
 
 
+def _sequence(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
+    """Dense layers with LayerNorm at every position, then the mean over positions."""
+    length, width, depth = int(rng.integers(4, 13)), int(rng.integers(16, 65)), int(rng.integers(2, 7))
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.LayerNorm(width), nn.GELU()]
+    pool = [nn.Unflatten(1, (1, length)), nn.AdaptiveAvgPool2d((1, width)), nn.Flatten()]
+    return nn.Sequential(*layers, *pool, nn.Linear(width, CLASSES)), (length, width)
+
+
+def _encoder(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
+    """Pre-LN transformer encoder layers."""
+    length, width = int(rng.integers(4, 9)), 8 * int(rng.integers(2, 5))
+    layers = [
+        nn.TransformerEncoderLayer(width, 2, 2 * width, 0.1, batch_first=True, norm_first=True)
+        for _ in range(int(rng.integers(1, 3)))
+    ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(length * width, CLASSES)), (length, width)
+
+
 FAMILIES: Mapping[str, Build] = {
     "MLP": _mlp,
     "MLP + BN": lambda rng: _mlp(rng, nn.BatchNorm1d),
@@ -111,6 +140,8 @@ FAMILIES: Mapping[str, Build] = {
     "CNN + BN": lambda rng: _cnn(rng, norm=True),
     "CNN + max-pool": lambda rng: _cnn(rng, pooled=True),
     "ResNet + BN": _resnet,
+    "sequence + LN": _sequence,
+    "transformer": _encoder,
 }
 """Builders of random networks and the shape of one of their inputs."""
 
@@ -126,7 +157,7 @@ def main(arguments: list[str]) -> int:
         f"{'family':15} {'params':>6} {'median':>7} {'5 %':>6} {'95 %':>6} {'w1.25':>6} {'w1.5':>6} {'w2':>6}",
         end="",
     )
-    print(f" {'act. w1.15':>10} {'report':>8} {'/ step':>7}")
+    print(f" {'in interval':>11} {'act. w1.15':>10} {'report':>8} {'/ step':>7}")
     for family, build in FAMILIES.items():
         scores = [score(build, options.seed, index) for index in range(options.count)]
         print(_row(family, scores), flush=True)
@@ -149,7 +180,13 @@ def score(build: Build, seed: int, index: int) -> Score:
         predicted[name].grad_rms / rms if name in predicted else float("nan")
         for name, rms in gradients.items()
     ]
-    return Score(tuple(ratios), tuple(_activation_ratios(module, shape, report)), seconds, step)
+    covered = [
+        name in predicted and predicted[name].low <= rms <= predicted[name].high
+        for name, rms in gradients.items()
+    ]
+    return Score(
+        tuple(ratios), tuple(covered), tuple(_activation_ratios(module, shape, report)), seconds, step
+    )
 
 
 def _measure(module: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float], float]:
@@ -203,12 +240,13 @@ def _row(family: str, scores: list[Score]) -> str:
     ratios = np.array([ratio for score in scores for ratio in score.parameters])
     values = np.array([ratio for score in scores for ratio in score.activations])
     low, high = np.nanpercentile(ratios, (5, 95))
+    covered = np.mean([inside for score in scores for inside in score.covered])
     seconds = float(np.median([score.report for score in scores]))
     relative = float(np.median([score.report / score.step for score in scores]))
     shares = " ".join(f"{_share(ratios, factor):6.3f}" for factor in (1.25, 1.5, 2.0))
     return (
         f"{family:15} {len(ratios):6} {np.nanmedian(ratios):7.3f} {low:6.2f} {high:6.2f} {shares}"
-        f" {_share(values, 1.15):10.3f} {seconds:7.2f}s {relative:7.1f}"
+        f" {covered:11.3f} {_share(values, 1.15):10.3f} {seconds:7.2f}s {relative:7.1f}"
     )
 
 
