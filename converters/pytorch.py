@@ -66,12 +66,12 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     Raises:
         ConversionError: torch.export or torch's ONNX exporter refuses the module.
         InputError: The opset is not supported.
-        UnsupportedError: The module draws random numbers in another way than dropout, or a BatchNorm layer has no momentum.
+        UnsupportedError: The module draws random numbers in another way than dropout, or the exporter would lose a part of it.
     """
     check_opset(opset)
     inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
     with _training(module), _quiet():
-        _refuse_cumulative_average(module)
+        _refuse_layers(module)
         model = _to_onnx(_export(module, inputs), opset, len(inputs))
     _restore_names(model.graph, module)
     for node in model.graph:
@@ -84,20 +84,63 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     return TrainableModel(model, tuple(name for name in trained if name in kept), "pytorch")
 
 
-def _refuse_cumulative_average(module: torch.nn.Module) -> None:
+def _refuse_layers(module: torch.nn.Module) -> None:
+    """Refuse what the exporter translates without a word of what it loses."""
+    for name, layer in module.named_modules():
+        for is_refused, wrong, remedy in _REFUSED_LAYERS:
+            if is_refused(layer):
+                raise UnsupportedError(f"the {type(layer).__name__} layer {name!r} {wrong}", remedy=remedy)
+
+
+def _is_cumulative(layer: Any) -> bool:
     from torch.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
-    for name, layer in module.named_modules():
-        if (
-            isinstance(layer, (BatchNorm1d, BatchNorm2d, BatchNorm3d))
-            and layer.training
-            and layer.momentum is None
-        ):
-            raise UnsupportedError(
-                f"the BatchNorm layer {name!r} has momentum=None, a cumulative average",
-                expected="a number",
-                remedy="set momentum, whose default is 0.1",
-            )
+    norms = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+    return isinstance(layer, norms) and layer.training and layer.momentum is None
+
+
+def _tracks_instances(layer: Any) -> bool:
+    from torch.nn import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+
+    norms = (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
+    return isinstance(layer, norms) and layer.training and layer.track_running_stats
+
+
+def _has_padding_row(layer: Any) -> bool:
+    from torch.nn import Embedding
+
+    return isinstance(layer, Embedding) and layer.padding_idx is not None and layer.weight.requires_grad
+
+
+def _drops_between_layers(layer: Any) -> bool:
+    from torch.nn import RNNBase
+
+    return isinstance(layer, RNNBase) and layer.training and layer.dropout > 0
+
+
+_REFUSED_LAYERS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
+    (
+        _is_cumulative,
+        "has momentum=None, a cumulative average",
+        "set momentum to a number; its default is 0.1",
+    ),
+    (
+        _tracks_instances,
+        "tracks running statistics, which the exported graph does not move",
+        "set track_running_stats=False, the default",
+    ),
+    (
+        _has_padding_row,
+        "has padding_idx, and the exported graph would train that row",
+        "leave padding_idx out and mask the padding, or freeze the weight",
+    ),
+    (
+        _drops_between_layers,
+        "drops between its layers, which the exporter leaves out",
+        "set dropout=0 and put torch.nn.Dropout between single layers",
+    ),
+)
+"""For each kind of layer: how it is known, what is wrong with it, and what to do."""
 
 
 def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:

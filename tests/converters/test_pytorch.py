@@ -235,8 +235,14 @@ def test_attention_with_dropout_and_features_dropped_whole_agree_with_autograd()
         ),
         (
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=None)),
-            "the BatchNorm layer '1' has momentum=None",
+            "the BatchNorm1d layer '1' has momentum=None",
         ),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.InstanceNorm1d(4, track_running_stats=True)),
+            "the InstanceNorm1d layer '1' tracks running statistics",
+        ),
+        (nn.Sequential(nn.Embedding(5, 4, padding_idx=0)), "the Embedding layer '0' has padding_idx"),
+        (nn.Sequential(nn.LSTM(4, 4, 2, dropout=0.1)), "the LSTM layer '0' drops between its layers"),
     ],
 )
 def test_what_cannot_train_alike_is_refused(module, message):
