@@ -242,7 +242,10 @@ def test_attention_with_dropout_and_features_dropped_whole_agree_with_autograd()
             "the InstanceNorm1d layer '1' tracks running statistics",
         ),
         (nn.Sequential(nn.Embedding(5, 4, padding_idx=0)), "the Embedding layer '0' has padding_idx"),
-        (nn.Sequential(nn.LSTM(4, 4, 2, dropout=0.1)), "the LSTM layer '0' drops between its layers"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4, 2, dropout=0.1)),
+            "the LSTM layer '1' drops between its layers",
+        ),
     ],
 )
 def test_what_cannot_train_alike_is_refused(module, message):
