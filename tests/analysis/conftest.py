@@ -49,6 +49,20 @@ def _text_graph(
     return GradientGraph.of(TrainableModel(model, tuple(weights)), loss)
 
 
+@pytest.fixture(scope="session")
+def relu_stack() -> Callable[..., GradientGraph]:
+    """Builds a network of dense layers with ReLU between them, whose weights have deviation gain / sqrt(inputs)."""
+    return _relu_stack
+
+
+def _relu_stack(depth: int, gain: float) -> GradientGraph:
+    layers = [f"z{i} = MatMul(h{i - 1}, w{i}) h{i} = Relu(z{i})" for i in range(1, depth)]
+    body = f"h0 = Identity(x) {' '.join(layers)} y = MatMul(h{depth - 1}, w{depth})"
+    widths = [16, *[32] * (depth - 1), 10]
+    shapes = {f"w{index + 1}": widths[index : index + 2] for index in range(depth)}
+    return _text_graph(body, loss="cross-entropy", gain=gain, **shapes)
+
+
 def _type(array: np.ndarray[Any, Any]) -> str:
     kind = {"f": "float", "i": "int64", "b": "bool"}[array.dtype.kind]
     return f"{kind}[{','.join(map(str, array.shape))}]"

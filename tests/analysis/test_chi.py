@@ -14,7 +14,7 @@ from gradfuse.analysis.moments import Assumptions, propagate
 from gradfuse.analysis.profile import gradient_rms
 from gradfuse.graph import GradientGraph, TrainableModel
 
-WIDTH, DEPTH = 256, 12
+WIDTH, DEPTH = 128, 12
 
 Layer = tuple[str, dict[str, Any], dict[str, np.ndarray[Any, Any]]]
 """Op type, attributes, further inputs by name."""

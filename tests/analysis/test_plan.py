@@ -1,7 +1,7 @@
 """The fuse plan: nothing for a healthy model, and finite training for one that explodes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,18 +46,16 @@ def test_a_healthy_model_gets_no_fuse() -> None:
         assert analyse(gradient_graph(mlp(activation, depth=6, gain=gain), (16,))).fuses == []
 
 
-def test_one_fuse_keeps_a_badly_initialised_network_finite() -> None:
-    torch.manual_seed(0)
-    graph = gradient_graph(mlp(nn.ReLU, depth=16, gain=3.0), (16,))
+def test_one_fuse_keeps_a_badly_initialised_network_finite(relu_stack: Callable[..., GradientGraph]) -> None:
+    graph = relu_stack(16, 3.0)
     plan = analyse(graph).fuses
     assert [(fuse.kind, fuse.threshold) for fuse in plan] == [("global-norm", 1.0)]
     assert not all(math.isfinite(loss) for loss in losses(graph))
     assert all(math.isfinite(loss) for loss in losses(insert_fuses(graph, plan)))
 
 
-def test_a_second_fuse_where_the_norm_itself_would_overflow() -> None:
-    torch.manual_seed(0)
-    graph = gradient_graph(mlp(nn.ReLU, depth=40, gain=5.0), (16,))
+def test_a_second_fuse_where_the_norm_itself_would_overflow(relu_stack: Callable[..., GradientGraph]) -> None:
+    graph = relu_stack(40, 5.0)
     report = analyse(graph)
     assert report.summary.global_norm > 1e18
     assert [fuse.kind for fuse in report.fuses] == ["norm", "global-norm"]
