@@ -64,7 +64,7 @@ def _read_mask(node: ir.Node, builder: Builder) -> None:
     mask.name, mask.type = builder.unique_name(f"{node.name}/mask"), ir.TensorType(ir.DataType.BOOL)
     mask.shape = y.shape
     users = tuple(y.uses())
-    with builder.scope(f"dropout/{node.name}"):
+    with builder.scope(f"dropout/{node.name}", node.metadata_props):
         kept = where(builder.tensor(mask), builder.tensor(y), 0.0)
     kept.value.shape = y.shape
     for user, index in users:
