@@ -38,7 +38,7 @@ class Job:
 JOBS = (
     Job("mlp-pytorch", mlp.pytorch),
     Job("mlp-keras", mlp.keras),
-    Job("deep-mlp-pytorch", deep_mlp.pytorch),
+    Job("deep-mlp", deep_mlp.pytorch),
 )
 
 
@@ -90,9 +90,9 @@ def run(job: Job, folder: Path) -> list[str]:
 
 
 def outcome(trained: gradfuse.Trained) -> str:
-    """The accuracy of the last epoch, or where the training ended."""
+    """The accuracy of the last epoch, or the step whose loss was not finite."""
     if trained.diverged:
-        return f"not finite at step {trained.diverged_at}"
+        return f"broke at step {trained.diverged_at}"
     return f"{trained.history[-1].validation_accuracy:.4f}"
 
 
