@@ -158,7 +158,8 @@ def _depths(state: Propagation) -> dict[ir.Value, int]:
             continue
         inputs = differentiable_inputs(node)
         depth = max((depths.get(value, 0) for value in inputs if value is not None), default=0)
-        layer = node.op_type in _LAYER_OPS and not isinstance(state.values.get(inputs[1]), Moments)  # type: ignore[arg-type]
+        weight = inputs[1] if node.op_type in _LAYER_OPS else None
+        layer = weight is not None and not isinstance(state.values.get(weight), Moments)
         depths.update(dict.fromkeys(node.outputs, depth + layer))
     for node in reversed(state.nodes):
         for value in node.inputs:

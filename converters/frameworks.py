@@ -66,7 +66,7 @@ class _QuietImport(importlib.abc.MetaPathFinder):
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             quiet = _without_stderr()(spec.loader.exec_module)
-            spec.loader.exec_module = quiet  # type: ignore[method-assign]
+            spec.loader.exec_module = quiet  # type: ignore[method-assign]  # of this one spec
         return spec
 
 

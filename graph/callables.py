@@ -32,10 +32,10 @@ def find_callable(source: str, expected: str) -> Callable[..., Any]:
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise InputError(f"{where} has no {name!r}", expected=f"one of {some(public) or 'its callables'}")
-    attribute = getattr(module, name)
+    attribute: Callable[..., Any] = getattr(module, name)
     if not callable(attribute):
         raise InputError(f"{source} is {kind_of(attribute)}", expected=expected)
-    return attribute  # type: ignore[no-any-return]
+    return attribute
 
 
 def call(source: str, function: Callable[..., Any], expected: str) -> Any:

@@ -22,7 +22,7 @@ from .elementwise_op import evaluate_node, partial_derivatives
 from .errors import UnknownTransferError
 from .loss import output_gradient
 from .quadrature import NODES, Array
-from .site import Backward, Contribution, Operand, Site, batch_axis, example_shape
+from .site import Backward, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
 from .state import GradientMoments, Moments, ParameterGradient
 from .transfer import elementwise, shape, unknown
 from .transfer.table import MOVES, TABLE
@@ -142,7 +142,7 @@ class _Forward:
             # What is dropped varies, even from something that does not: masks of whole channels are made so.
             operands = (Moments(operands[0][0], np.zeros(operands[0].shape[1:])), *operands[1:])
         if not any(isinstance(operand, Moments) for operand in operands):
-            return evaluate_node(node, operands)  # type: ignore[arg-type]
+            return evaluate_node(node, arrays_of(operands))
         site = Site(node, operands, (), self.state.assumptions.batch_size)
         try:
             results = self._known(site)
@@ -331,8 +331,9 @@ def _scaled(
 ) -> list[ParameterGradient | None]:
     """An elementwise function of weights: each receives the gradient times the function's slope there."""
     received: list[ParameterGradient | None] = []
-    for operand, slope in zip(operands, partial_derivatives(node, operands), strict=True):  # type: ignore[arg-type]
-        if slope is None or not isinstance(operand, np.ndarray):
+    arrays = arrays_of(operands)
+    for operand, slope in zip(arrays, partial_derivatives(node, arrays), strict=True):
+        if slope is None or operand is None:
             received.append(None)
         else:
             mean, variance = gradient.mean * slope, gradient.variance * slope**2

@@ -13,7 +13,16 @@ from .errors import UnknownTransferError
 from .quadrature import Array
 from .state import GradientMoments, Moments, ParameterGradient
 
-__all__ = ["Backward", "Contribution", "Operand", "Site", "Transfer", "batch_axis", "example_shape"]
+__all__ = [
+    "Backward",
+    "Contribution",
+    "Operand",
+    "Site",
+    "Transfer",
+    "arrays_of",
+    "batch_axis",
+    "example_shape",
+]
 
 Operand: TypeAlias = "Moments | Array | None"
 """A tensor that depends on the example, one that does not (its value), or an absent input."""
@@ -79,6 +88,11 @@ class Site:
     def varying(self) -> list[int]:
         """Indices of the inputs that depend on the example."""
         return [index for index, operand in enumerate(self.operands) if isinstance(operand, Moments)]
+
+
+def arrays_of(operands: Sequence[Operand]) -> list[Array | None]:
+    """The operands of a node none of whose inputs depends on the example."""
+    return [None if isinstance(operand, Moments) else operand for operand in operands]
 
 
 def batch_axis(value: ir.Value) -> int:

@@ -80,7 +80,7 @@ class Adjoint:
         if attribute is None:
             return default
         value = attribute.value
-        return tuple(value) if isinstance(default, tuple) else value  # type: ignore[return-value]
+        return tuple(value) if isinstance(default, tuple) else value  # type: ignore[return-value]  # the schema fixes the attribute's type
 
     def constant_ints(self, index: int) -> tuple[int, ...] | None:
         """The numbers of an int64 input whose value is known before the graph runs; None where it is not."""

@@ -14,7 +14,7 @@ import numpy as np
 from ..curves import Seed, curve_moments, through
 from ..elementwise_op import evaluate_node, partial_derivatives
 from ..quadrature import Array
-from ..site import Contribution, Site
+from ..site import Contribution, Operand, Site
 from ..state import Curve, GradientMoments, Moments, ParameterGradient
 
 __all__ = [
@@ -211,12 +211,13 @@ def _broadcast_axes(
     return axes, padded
 
 
-def _at_nodes(operand: object) -> Array | None:
+def _at_nodes(operand: Operand) -> Array | None:
     """An operand with the nodes in the place of the batch."""
     if isinstance(operand, Moments):
         assert operand.curve is not None
-        return operand.curve.values
-    return operand  # type: ignore[return-value]
+        values: Array = operand.curve.values
+        return values
+    return operand
 
 
 def _as_moments(operand: object) -> Moments:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..elementwise_op import evaluate_node
 from ..errors import UnknownTransferError
 from ..quadrature import Array
-from ..site import Contribution, Operand, Site, batch_axis
+from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import GradientMoments, Moments, ParameterGradient
 
 __all__ = ["backward", "forward", "static_backward"]
@@ -74,7 +74,7 @@ def static_backward(site: Site, gradients: Sequence[ParameterGradient | None]) -
     # Counted from 1: an op that pads writes zeros.
     rows = np.split(np.arange(1, ends[-1] + 1, dtype=np.int64), ends[:-1])
     moved = [row.reshape(source.shape) for row, source in zip(rows, sources, strict=True)]
-    fed: list[Array | None] = [*moved, *site.operands[len(moved) :]]  # type: ignore[list-item]
+    fed = [*moved, *arrays_of(site.operands[len(moved) :])]
     mean, variance = np.zeros(ends[-1] + 1), np.zeros(ends[-1] + 1)
     for index, gradient in zip(evaluate_node(site.node, fed), gradients, strict=True):
         if gradient is not None:
