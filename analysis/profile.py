@@ -19,9 +19,9 @@ _DENSE, _POSITIONS, _APPROXIMATION = 0.1, 0.08, 0.3
 """Decades by which a prediction may be off: for any, for tensors with positions, and for the approximations passed on the way,
 whose errors are taken as independent, so that n of them count as sqrt(n).
 
-The widths are a choice. `benchmarks analysis --seed 3033 --count 2` found the measured RMS inside for 146 of 156 parameters of dense
-networks (all 10 misses in networks with BatchNorm, where it was inside for 48 of 58), 113 of 113 of convolutional ones, and
-60 of 60 of sequences and transformers.
+The widths are a choice. `benchmarks analysis --seed 3033 --count 2` found the measured RMS inside for 146 of 156 parameters of
+dense networks (all 10 misses in networks with BatchNorm, where it was inside for 48 of 58), 113 of 113 of convolutional ones,
+and 60 of 60 of sequences and transformers.
 """
 
 _LAYER_OPS = ("Gemm", "MatMul", "Conv", "ConvTranspose")
