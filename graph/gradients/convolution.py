@@ -86,6 +86,25 @@ def conv_transpose(g: Adjoint) -> Gradients:
     return dx, dw, g.dy.sum([0, *window.axes], keepdims=False)
 
 
+def column_to_image(g: Adjoint) -> Gradients:
+    """Col2Im: y [N, C, *S] sums the columns x [N, C taps, windows] where windows overlap; dx cuts dy into windows again."""
+    image, kernel = g.constant_ints(1), g.constant_ints(2)
+    if image is None or kernel is None:
+        raise g.unsupported("its image_shape and block_shape must be constants")
+    window = Window.of(g, kernel)
+    counts = [_windows(window, i, length) for i, length in enumerate(image)]
+    dy = _padded(g.dy, window)
+    taps = [tap.unsqueeze(2) for tap in patches(dy, counts, window)]
+    columns = taps[0] if len(taps) == 1 else g.builder.op("Concat", *taps, axis=2)
+    return (columns.reshape(0, g.y.length(1) * len(taps), math.prod(counts)),)
+
+
+def _windows(window: Window, i: int, length: int) -> int:
+    """How many windows fit along spatial axis `i` of an image."""
+    extent = (window.kernel[i] - 1) * window.dilations[i] + 1
+    return (length + window.begins[i] + window.ends[i] - extent) // window.strides[i] + 1
+
+
 def _without_output_padding(g: Adjoint, window: Window) -> tuple[Window, Tensor]:
     """Output padding takes back what the padding cut off at the end, and beyond that adds elements that no x reaches."""
     extra = g.attribute("output_padding", (0,) * len(window.kernel))
@@ -157,7 +176,7 @@ _MANY_TAPS = 25
 def _by_matrix_product(padded: Tensor, dy: Tensor, w: Tensor, window: Window, group: int) -> Tensor:
     """One batched product of dy with the columns of all taps."""
     outputs, channels, *_ = (dim for dim in w.dims or () if isinstance(dim, int))
-    taps = patches(padded, dy, window)
+    taps = patches(padded, [dy.length(axis) for axis in window.axes], window)
     columns = padded.builder.op("Concat", *(tap.reshape(0, group, channels, 1, -1) for tap in taps), axis=3)
     columns = columns.reshape(0, group, channels * len(taps), -1).transpose(0, 1, 3, 2)
     rows = dy.reshape(0, group, outputs // group, -1)
@@ -175,14 +194,14 @@ def _by_convolution(padded: Tensor, dy: Tensor, window: Window) -> Tensor:
 
 def _by_channel(padded: Tensor, dy: Tensor, w: Tensor, window: Window) -> Tensor:
     """Every channel has a kernel of its own: for each tap, an elementwise product summed over batch and space."""
-    sums = [(dy * tap).sum([0, *window.axes], keepdims=False) for tap in patches(padded, dy, window)]
+    taps = patches(padded, [dy.length(axis) for axis in window.axes], window)
+    sums = [(dy * tap).sum([0, *window.axes], keepdims=False) for tap in taps]
     return dy.builder.op("Concat", *(total.unsqueeze(1) for total in sums), axis=1).reshape_like(w)
 
 
-def patches(padded: Tensor, dy: Tensor, window: Window) -> list[Tensor]:
-    """For each tap, in row-major order, the elements of `padded` that it meets: a tensor with dy's spatial shape."""
+def patches(padded: Tensor, lengths: Sequence[Tensor | int], window: Window) -> list[Tensor]:
+    """For each tap, in row-major order, the elements of `padded` that it meets: one for each of `lengths` windows."""
     axes = list(window.axes)
-    lengths = [dy.length(axis) for axis in axes]
     found = []
     for tap in itertools.product(*(range(taps) for taps in window.kernel)):
         starts = [index * dilation for index, dilation in zip(tap, window.dilations, strict=True)]

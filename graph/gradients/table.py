@@ -85,6 +85,7 @@ _PLAIN = {
     "Einsum": einsum.einsum,
     "Conv": convolution.conv,
     "ConvTranspose": convolution.conv_transpose,
+    "Col2Im": convolution.column_to_image,
     # normalisation
     "BatchNormalization": normalization.batch_normalization,
     "LayerNormalization": normalization.layer_normalization,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -423,7 +424,36 @@ def _in_groups(group: int, outputs: int) -> tuple[str, ...]:
     return ("float",) if group > 1 and outputs > 1 else ("float", "double")
 
 
+def column_to_image(
+    channels: int,
+    image: Sequence[int],
+    block: Sequence[int],
+    *,
+    strides: Sequence[int] = (1, 1),
+    dilations: Sequence[int] = (1, 1),
+    pad: int = 0,
+) -> Case:
+    """A row for Col2Im, which PyTorch calls fold."""
+    windows = [
+        (length + 2 * pad - (taps - 1) * dilation - 1) // stride + 1
+        for length, taps, stride, dilation in zip(image, block, strides, dilations, strict=True)
+    ]
+    attributes = f"strides = {list(strides)}, dilations = {list(dilations)}, pads = {[pad] * 4}"
+    return Case(
+        f"Col2Im {list(image)} from {list(block)} {attributes}",
+        f"i = Constant <value_ints = {list(image)}> () b = Constant <value_ints = {list(block)}> () "
+        f"y = Col2Im <{attributes}> (x, i, b)",
+        {"x": (2, channels * math.prod(block), math.prod(windows))},
+        lambda x: functional.fold(x, image, block, dilations, pad, strides),
+    )
+
+
 CONVOLUTIONS = [
+    column_to_image(3, (4, 5), (2, 2)),
+    column_to_image(2, (5, 5), (3, 2), strides=(2, 1), pad=1),
+    column_to_image(1, (7, 8), (2, 3), dilations=(2, 2)),
+    column_to_image(2, (4, 6), (2, 2), strides=(2, 2)),
+    column_to_image(2, (3, 4), (1, 1)),
     conv((2, 3, 7), (4, 3, 3), bias=True),
     conv((2, 3, 7), (4, 3, 3), strides=[2], pads=[1, 0]),
     conv((2, 3, 6, 5), (4, 3, 3, 2), bias=True),
