@@ -12,10 +12,11 @@ from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
 from .attribution import attribute
 from .evidence import Evidence
+from .findings import SEVERITIES, Finding
 from .moments import Assumptions, propagate
 from .plan import plan_fuses
 from .profile import make_profile, trunk
-from .report import SEVERITIES, Finding, RiskReport
+from .report import RiskReport
 from .rules import RULES
 from .verdict import summarise
 

@@ -11,11 +11,11 @@ import onnx_ir as ir
 from ..graph.gradient_graph import GradientGraph
 from .attribution import attribute
 from .evidence import Evidence
+from .findings import Remedy
 from .moments import propagate
 from .moments.transfer import elementwise
 from .plan import plan_fuses
 from .profile import Step, trunk
-from .report import Remedy
 from .verdict import GROWTH_LIMIT
 from .what_if import with_layer_norm, with_relu, with_scaled_weights
 

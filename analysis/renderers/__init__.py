@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-from ..report import RiskReport
+from ..contents import ReportContents
 from .json import render_json
 from .text import render_text
 
 __all__ = ["RENDERERS"]
 
-RENDERERS: Mapping[str, Callable[[RiskReport], str]] = {"text": render_text, "json": render_json}
+RENDERERS: Mapping[str, Callable[[ReportContents], str]] = {"text": render_text, "json": render_json}
 """Each format's renderer."""

@@ -7,8 +7,8 @@ import json
 import math
 from typing import Any
 
+from ..contents import ReportContents
 from ..profile import CAUSES
-from ..report import RiskReport
 
 __all__ = ["SCHEMA", "render_json"]
 
@@ -19,7 +19,7 @@ _SUMMARY = ("verdict", "risk", "log10_gain")
 _PROFILE = ("tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms")
 
 
-def render_json(report: RiskReport) -> str:
+def render_json(report: ReportContents) -> str:
     """The report as one JSON object, two spaces of indentation, ending in a newline."""
     document = {
         "schema": SCHEMA,

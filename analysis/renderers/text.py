@@ -14,8 +14,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..contents import ReportContents
+from ..findings import Finding, Remedy
 from ..profile import ProfileEntry
-from ..report import Finding, Remedy, RiskReport
 from ..wording import number, power
 
 __all__ = ["gist", "render_text"]
@@ -34,7 +35,7 @@ _VERDICTS = {
 }
 
 
-def render_text(report: RiskReport) -> str:
+def render_text(report: ReportContents) -> str:
     """The report as plain text."""
     console = Console(
         file=io.StringIO(), width=_WIDTH, color_system=None, force_terminal=False, highlight=False
@@ -48,7 +49,7 @@ def render_text(report: RiskReport) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def gist(report: RiskReport, findings: Iterable[Finding]) -> str:
+def gist(report: ReportContents, findings: Iterable[Finding]) -> str:
     """Verdict and findings, for the text of an exception."""
     lines = [_verdict_line(report)]
     for finding in findings:
@@ -57,7 +58,7 @@ def gist(report: RiskReport, findings: Iterable[Finding]) -> str:
     return "\n".join([*lines, "see report.render() for the whole report"])
 
 
-def _verdict_line(report: RiskReport) -> str:
+def _verdict_line(report: ReportContents) -> str:
     summary = report.summary
     return (
         f"gradfuse: {summary.verdict.upper()} - {_VERDICTS[summary.verdict]} (risk {summary.risk:.2f},"
@@ -65,7 +66,7 @@ def _verdict_line(report: RiskReport) -> str:
     )
 
 
-def _summary(console: Console, report: RiskReport) -> None:
+def _summary(console: Console, report: ReportContents) -> None:
     console.print(Text(_verdict_line(report)))
     model, assumed = report.model, report.assumptions
     name = f"{_safe(str(model['path']))}: " if model["path"] else ""
@@ -77,7 +78,7 @@ def _summary(console: Console, report: RiskReport) -> None:
     )
 
 
-def _findings(console: Console, report: RiskReport) -> None:
+def _findings(console: Console, report: ReportContents) -> None:
     for finding in report.findings:
         console.print()
         console.print(Text(f"{finding.code} {finding.severity}: {_safe(finding.message)}"))
@@ -91,7 +92,7 @@ def _remedy(remedy: Remedy) -> str:
     return f"- {remedy.text} [growth then: {power(remedy.predicted_log10_gain)}]"
 
 
-def _plan(console: Console, report: RiskReport) -> None:
+def _plan(console: Console, report: ReportContents) -> None:
     console.print()
     if not report.fuses:
         console.print(
@@ -103,7 +104,7 @@ def _plan(console: Console, report: RiskReport) -> None:
         console.print(Padding(Text(f"{_safe(fuse.target)}: {fuse.kind} {fuse.threshold:g}"), (0, 0, 0, 2)))
 
 
-def _profile(console: Console, report: RiskReport) -> None:
+def _profile(console: Console, report: ReportContents) -> None:
     """The gradient's RMS of the parameters over depth, as bars on a log scale."""
     entries = [entry for entry in report.profile if entry.kind == "parameter"]
     shown = _thinned(sorted(entries, key=lambda entry: (entry.depth, entry.tensor)))

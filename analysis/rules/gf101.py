@@ -31,9 +31,9 @@ from __future__ import annotations
 import math
 
 from ..evidence import Evidence
+from ..findings import Finding
 from ..profile import CAUSES
 from ..remedies import fuse_remedy, init_remedy, normalisation_remedy
-from ..report import Finding
 from ..verdict import GLOBAL_NORM_LIMIT, GROWTH_LIMIT, GROWTH_WARNING
 from ..wording import factor, number, power
 from .rule import Rule

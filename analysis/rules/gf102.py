@@ -31,11 +31,11 @@ import math
 import numpy as np
 
 from ..evidence import Evidence
+from ..findings import Finding
 from ..moments import Moments
 from ..moments.quadrature import NODES, Array
 from ..profile import Step
 from ..remedies import activation_remedy, fuse_remedy
-from ..report import Finding
 from ..wording import factor
 from .rule import Rule
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from ...graph.source import describe_node
 from ..evidence import Evidence
-from ..report import Finding
+from ..findings import Finding
 from .rule import Rule
 
 __all__ = ["RULE"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..evidence import Evidence
-from ..report import Finding
+from ..findings import Finding
 
 __all__ = ["Rule"]
 

@@ -1,8 +1,6 @@
 """Networks for the tests of this room: as ONNX text with random weights, or exported from PyTorch once for all tests."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +8,6 @@ import onnx_ir as ir
 import pytest
 
 from gradfuse.graph import GradientGraph, TrainableModel
-
-sys.path.append(str(Path(__file__).parent))
 
 TextGraph = Callable[..., GradientGraph]
 

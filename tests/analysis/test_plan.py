@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from analysis_networks import gradient_graph, mlp
 from torch import nn
 
 from gradfuse.analysis import analyse
 from gradfuse.graph import GradientGraph, evaluate, insert_fuses
+
+from .analysis_networks import gradient_graph, mlp
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from analysis_networks import cnn, gradient_graph, measured_rms, mlp
 from torch import nn
 
 from gradfuse.analysis import analyse
 from gradfuse.analysis.moments import Assumptions, Moments, propagate
+
+from .analysis_networks import cnn, gradient_graph, measured_rms, mlp
 
 
 def worst_factor(module: nn.Module, shape: tuple[int, ...], batches: int = 48) -> float:

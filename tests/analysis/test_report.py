@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from analysis_networks import gradient_graph, mlp
 from torch import nn
 
 from gradfuse.analysis import FindingsError, RiskReport, analyse
 from gradfuse.graph import GradientGraph, InputError
+
+from .analysis_networks import gradient_graph, mlp
 
 KEYS = ["schema", "tool", "model", "assumptions", "summary", "profile", "attribution", "findings", "fuses"]
 

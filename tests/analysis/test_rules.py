@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from analysis_networks import gradient_graph, mlp
 from torch import nn
 
 from gradfuse.analysis import RULES, Finding, analyse, explain
 from gradfuse.graph import InputError
+
+from .analysis_networks import gradient_graph, mlp
 
 PAGES = Path(__file__).parents[2] / "docs" / "rules"
 
