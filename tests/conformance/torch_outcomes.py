@@ -21,7 +21,8 @@ from gradfuse.converters.parity import ParityResult, check_parity
 from gradfuse.graph import GradfuseError, TrainableModel
 from gradfuse.graph.source import LAYER
 
-from .rows import FAMILIES, REFUSED, Row
+from .page import Line, table
+from .torch_rows import FAMILIES, REFUSED, Row
 
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4
@@ -33,10 +34,12 @@ class Outcome:
 
     Attributes:
         ops: ONNX ops of its forward.
+        opset: Opset of the graph.
         errors: The relative error of each of its parameters' gradients, the worst over all batches.
     """
 
     ops: tuple[str, ...]
+    opset: int
     errors: dict[str, float]
 
 
@@ -126,7 +129,7 @@ def _outcomes(shared: Any) -> list[Outcome]:
 
 
 def _of_row(index: int, model: TrainableModel, results: Sequence[ParityResult]) -> Outcome:
-    layer = re.compile(rf"rows\.{index}(\.|$)")
+    layer = re.compile(rf"rows\.{index}\.row(\.|$)")
     ops = {
         node.op_type
         for node in model.onnx.graph
@@ -137,7 +140,7 @@ def _of_row(index: int, model: TrainableModel, results: Sequence[ParityResult]) 
         name = re.search(rf"gradient of 'rows\.{index}\.(.*)'", what)
         if name:
             errors[name[1]] = max(error, errors.get(name[1], 0.0))
-    return Outcome(tuple(sorted(ops)), errors)
+    return Outcome(tuple(sorted(ops)), model.onnx.opset_imports[""], errors)
 
 
 @cache
@@ -151,33 +154,23 @@ def refusal(index: int) -> str:
     return ""
 
 
-def table() -> str:
-    """The page `docs/coverage.md`."""
-    families = (_family(name, rows) for name, rows in FAMILIES.items())
+def section() -> str:
+    """The section of PyTorch in `docs/coverage.md`."""
     count = sum(map(len, FAMILIES.values()))
-    refused = "\n".join(
-        f"| {row.name} | {refusal(i).partition(';')[0]} |" for i, (row, _) in enumerate(REFUSED)
-    )
-    return (
-        f"{_HEAD.format(count=count, refused=len(REFUSED), batches=', '.join(map(str, BATCHES)))}"
-        f"{''.join(families)}\n## Refused\n\n| layer | reason |\n| --- | --- |\n{refused}\n"
-    )
+    tables = [table(name, map(_line, rows)) for name, rows in FAMILIES.items()]
+    refused = table("Refused", (_refused_line(index) for index in range(len(REFUSED))))
+    head = _HEAD.format(count=count, refused=len(REFUSED), batches=", ".join(map(str, BATCHES)))
+    return "\n\n".join([head, *tables, refused])
 
 
-_HEAD = """# Coverage
-
-What gradfuse converts from PyTorch and differentiates: {count} rows pass, {refused} are refused. Each row is
-converted once and run at batches of {batches}; the gradients of all of its parameters and of its input agree with PyTorch's
-autograd within the relative error in the last column. This page is written by the suite that checks it:
-`GRADFUSE_WRITE_COVERAGE=1 python -m pytest tests/conformance`.
-"""
+_HEAD = """{count} rows pass, {refused} are refused. Each is converted once, with a dynamic batch, and run at batches of {batches};
+the gradients of all of its parameters and of its inputs are compared with PyTorch's autograd."""
 
 
-def _family(name: str, rows: Sequence[Row]) -> str:
-    lines = "\n".join(f"| {row.name} | {' '.join(outcome(row).ops)} | {_bound(row)} |" for row in rows)
-    return f"\n## {name}\n\n| layer | ONNX ops | error |\n| --- | --- | --- |\n{lines}\n"
+def _line(row: Row) -> Line:
+    found = outcome(row)
+    return Line(row.name, found.ops, found.opset, "passes", max(found.errors.values()))
 
 
-def _bound(row: Row) -> str:
-    """The power of ten that the errors stay below, from 1e-5: what lies below that is another machine's rounding."""
-    return "1e-5" if max(outcome(row).errors.values()) < 1e-5 else "1e-4"
+def _refused_line(index: int) -> Line:
+    return Line(REFUSED[index][0].name, (), None, f"refused: {refusal(index).partition(';')[0]}", None)
