@@ -163,8 +163,10 @@ def section() -> str:
     return "\n\n".join([head, *tables, refused])
 
 
-_HEAD = """{count} rows pass, {refused} are refused. Each is converted once, with a dynamic batch, and run at batches of {batches};
-the gradients of all of its parameters and of its inputs are compared with PyTorch's autograd."""
+_HEAD = (
+    "{count} rows pass, {refused} are refused. Each is converted once, with a dynamic batch, and run at batches of {batches};\n"
+    "the gradients of all of its parameters and of its inputs are compared with PyTorch's autograd."
+)
 
 
 def _line(row: Row) -> Line:
