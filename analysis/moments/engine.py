@@ -8,15 +8,17 @@ passes an op that no rule knows, saying so.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from ...graph.errors import InputError
 from ...graph.gradient_graph import GradientGraph
 from ...graph.gradients.engine import DIFFERENTIATES
 from ...graph.gradients.normalization import BATCH_STATISTICS
+from .budget import covariance_plan
 from .curves import Seed, as_latent, through
 from .elementwise_op import evaluate_node, partial_derivatives
 from .errors import UnknownTransferError
@@ -36,13 +38,18 @@ class Assumptions:
 
     Attributes:
         batch_size: Examples in a batch.
-        mean: Mean of every input element.
-        variance: Variance of every input element.
+        mean: Mean of every input element, or an array that broadcasts against one example's shape, `[C, 1, 1]` for one
+            number per channel of an image.
+        variance: Variance of every input element, in the same way.
+        label_frequencies: Share of each class among the labels of cross-entropy, `[classes]`; None for equal shares.
+        budget: Seconds that may be spent on full covariances, by an estimate from the shapes of the layers.
     """
 
     batch_size: int = 32
-    mean: float = 0.0
-    variance: float = 1.0
+    mean: float | Array = 0.0
+    variance: float | Array = 1.0
+    label_frequencies: Array | None = None
+    budget: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Propagation:
         arrived: Gradient of each tensor that depends on the example.
         shared: Gradient of each tensor that does not.
         notes: Approximations.
+        full_covariance: For each layer with a weight matrix, whether the covariance between its channels was carried within
+            the budget, or only the variance of each.
     """
 
     gradients: GradientGraph
@@ -76,13 +85,20 @@ class Propagation:
     arrived: dict[ir.Value, GradientMoments] = field(default_factory=dict)
     shared: dict[ir.Value, ParameterGradient] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
+
+    def site(self, node: ir.Node, operands: tuple[Operand, ...], results: tuple[Moments, ...] = ()) -> Site:
+        """What a rule sees of `node`."""
+        full = self.full_covariance.get(node, False)
+        return Site(node, operands, results, self.assumptions.batch_size, full)
 
 
 def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation:
     """Moments of every value and gradient of `gradients` at the present weights."""
     output = gradients.onnx.graph.outputs[1]
     nodes = _ancestors(gradients.onnx.graph, output)
-    state = Propagation(gradients, assumptions, nodes, output)
+    plan = covariance_plan(nodes, assumptions.budget)
+    state = Propagation(gradients, assumptions, nodes, output, full_covariance=plan)
     with np.errstate(all="ignore"):
         _Forward(state).run()
         _Backward(state).run()
@@ -121,7 +137,9 @@ class _Forward:
     def _input(self, value: ir.Value) -> Moments:
         shape = example_shape(value)
         assumed = self.state.assumptions
-        return Moments(np.full(shape, assumed.mean), np.full(shape, assumed.variance))
+        return Moments(
+            _filled("mean", assumed.mean, value, shape), _filled("variance", assumed.variance, value, shape)
+        )
 
     def _operand(self, value: ir.Value | None) -> Operand:
         if value is None:
@@ -143,7 +161,7 @@ class _Forward:
             operands = (Moments(operands[0][0], np.zeros(operands[0].shape[1:])), *operands[1:])
         if not any(isinstance(operand, Moments) for operand in operands):
             return evaluate_node(node, arrays_of(operands))
-        site = Site(node, operands, (), self.state.assumptions.batch_size)
+        site = self.state.site(node, operands)
         try:
             results = self._known(site)
             _check_shapes(node, results)
@@ -179,9 +197,7 @@ class _Forward:
                 self.values[value] = as_latent(value.name or "", site.moments(index))
                 self.latents[value.name or ""] = value
         operands = tuple(self._operand(value) for value in inputs)
-        return elementwise.forward(
-            Site(site.node, operands, (), site.batch_size), self._latent(latents.pop())
-        )
+        return elementwise.forward(replace(site, operands=operands), self._latent(latents.pop()))
 
     def _latent_name(self, value: ir.Value | None) -> str:
         assert value is not None
@@ -208,7 +224,9 @@ class _Backward:
         output = self.state.output
         moments = self.values[output]
         assert isinstance(moments, Moments)
-        self.plain[output] = output_gradient(self.state.gradients.loss, moments)
+        self.plain[output] = output_gradient(
+            self.state.gradients.loss, moments, self.state.assumptions.label_frequencies
+        )
         for node in reversed(self.state.nodes):
             self._node(node)
         for value in list(self.values):
@@ -237,7 +255,7 @@ class _Backward:
         if all(gradient is None for gradient in gradients):
             return
         moments = tuple(result for result in results if isinstance(result, Moments))
-        site = Site(node, operands, moments, self.state.assumptions.batch_size)
+        site = self.state.site(node, operands, moments)
         for value, contribution in zip(
             differentiable_inputs(node), self._rule(site)(site, gradients), strict=False
         ):
@@ -264,7 +282,7 @@ class _Backward:
             seeds[id(own)] = Seed(own, moments.curve.values, np.ones((NODES.size, *[1] * len(latent.shape))))
         if not seeds:
             return
-        site = Site(node, operands, (moments,), self.state.assumptions.batch_size)
+        site = self.state.site(node, operands, (moments,))
         received = elementwise.backward(site, list(seeds.values()), latent)
         for target, contribution in zip(differentiable_inputs(node), received, strict=True):
             if isinstance(contribution, list):
@@ -310,7 +328,7 @@ class _Backward:
         integers = node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point()
         if integers or all(gradient is None for gradient in gradients):
             return
-        site = Site(node, operands, (), self.state.assumptions.batch_size)
+        site = self.state.site(node, operands)
         for value, contribution in zip(node.inputs, self._shared(site, gradients), strict=False):
             self._add(value, contribution)
 
@@ -324,6 +342,16 @@ class _Backward:
         text = f"no rule carries gradients of weights through it; {unknown.APPROXIMATION}"
         self.state.notes.append(Note(site.node, text))
         return unknown.backward(site, gradients)
+
+
+def _filled(what: str, assumed: float | Array, value: ir.Value, shape: tuple[int, ...]) -> Array:
+    try:
+        return np.array(np.broadcast_to(np.asarray(assumed, np.float64), shape))
+    except ValueError as error:
+        raise InputError(
+            f"an input {what} of shape {list(np.shape(assumed))} does not fit {value.name}",
+            expected=f"a number, or an array that broadcasts to one example's shape {list(shape)}",
+        ) from error
 
 
 def _scaled(

@@ -11,10 +11,12 @@ those of binary cross-entropy as fair coins.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
+from ...graph.errors import InputError
 from .quadrature import Array
 from .state import GradientMoments, Moments
 
@@ -27,21 +29,32 @@ _DRAWS = 4096
 _MAX_NUMBERS = 4_000_000
 
 
-def output_gradient(loss: str, output: Moments) -> GradientMoments:
-    """Moments of the gradient at the output; not finite where the output is not."""
+def output_gradient(loss: str, output: Moments, frequencies: Array | None = None) -> GradientMoments:
+    """Moments of the gradient at the output; not finite where the output is not.
+
+    Args:
+        loss: One of HEADS.
+        output: The model's output.
+        frequencies: Share of each class among the labels of cross-entropy, `[classes]`; None for equal shares.
+
+    Raises:
+        InputError: There are more or fewer frequencies than classes.
+    """
     if not (np.all(np.isfinite(output.mean)) and np.all(np.isfinite(output.variance))):
         unknown = np.full(output.shape, np.inf)
         return GradientMoments.of(unknown, unknown)
-    mean, second, hessian = HEADS[loss](output)
+    head = HEADS[loss]
+    if frequencies is not None and loss == "cross-entropy":
+        head = partial(_cross_entropy, given=frequencies)
+    mean, second, hessian = head(output)
     if second.shape == mean.shape:
         return GradientMoments.of(mean, np.maximum(second - mean**2, 0.0))
     covariance = second - np.outer(mean, mean)
     return GradientMoments.of(mean, np.maximum(np.diag(covariance), 0.0), covariance, hessian)
 
 
-def _cross_entropy(output: Moments) -> Head:
-    classes = output.shape[0]
-    f = np.full(classes, 1.0 / classes)
+def _cross_entropy(output: Moments, given: Array | None = None) -> Head:
+    f = _frequencies(output.shape[0], given)
     if output.mean.ndim > 1:
         return _per_position(output, f)
     z = _draws(output)
@@ -53,11 +66,20 @@ def _cross_entropy(output: Moments) -> Head:
     return mean - f, square - cross - cross.T + np.diag(f), np.diag(mean) - square
 
 
+def _frequencies(classes: int, given: Array | None) -> Array:
+    if given is not None and np.shape(given) != (classes,):
+        raise InputError(
+            f"label frequencies of shape {list(np.shape(given))}",
+            expected=f"one for each of {classes} classes",
+        )
+    return np.full(classes, 1.0 / classes) if given is None else np.asarray(given, np.float64)
+
+
 def _per_position(output: Moments, f: Array) -> Head:
     """Classes on the first axis; every position is an example of its own share of the loss."""
     positions = output.mean[0].size
     flat = Moments(output.mean.reshape(len(f), -1).mean(1), output.variance.reshape(len(f), -1).mean(1))
-    mean, second, _ = _cross_entropy(flat)
+    mean, second, _ = _cross_entropy(flat, f)
     shape = (-1, *[1] * (output.mean.ndim - 1))
     full = output.shape
     return (

@@ -42,6 +42,7 @@ class Site:
         operands: Its inputs.
         results: Moments of its outputs; empty while they are being worked out.
         batch_size: Examples in a batch.
+        full_covariance: Whether the covariance between channels is carried through it.
         notes: Approximations that rules have made here, in words.
     """
 
@@ -49,6 +50,7 @@ class Site:
     operands: tuple[Operand, ...]
     results: tuple[Moments, ...]
     batch_size: int
+    full_covariance: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property

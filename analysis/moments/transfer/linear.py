@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..budget import COVARIANCE_LIMIT
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
@@ -20,16 +21,13 @@ from ..state import GradientMoments, Moments, ParameterGradient
 
 __all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward"]
 
-COVARIANCE_LIMIT = 1024
-"""Features beyond which the covariance, cubic in them, is not carried."""
-
 
 def gemm_forward(site: Site) -> Sequence[Moments]:
     """y = alpha x op(W) + beta c."""
     if site.attribute("transA", 0) or 2 in site.varying:
         raise UnknownTransferError("its input is transposed, or its summand depends on the example")
     weight = site.attribute("alpha", 1.0) * _gemm_weight(site)
-    y = _product(site.x, weight)
+    y = _product(site.x, weight, site.full_covariance)
     if site.is_static(2):
         bias = site.attribute("beta", 1.0) * site.array(2).reshape(-1)
         y = Moments(y.mean + bias, y.variance, y.covariance)
@@ -49,7 +47,7 @@ def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     if site.is_static(2):
         beta = site.attribute("beta", 1.0)
         dbias = ParameterGradient(beta * dy.mean, beta**2 * dy.total)
-    return _transposed(dy, weight), dweight, dbias
+    return _transposed(dy, weight, site.full_covariance), dweight, dbias
 
 
 def matmul_forward(site: Site) -> Sequence[Moments]:
@@ -59,14 +57,14 @@ def matmul_forward(site: Site) -> Sequence[Moments]:
         raise UnknownTransferError("its weight is no matrix for one example's last axis")
     if x.mean.ndim > 1:
         site.notes.append("positions are taken as independent")
-    return [_product(x, weight)]
+    return [_product(x, weight, site.full_covariance)]
 
 
 def matmul_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The transposed maps."""
     dy, weight = gradients[0], site.array(1).astype(np.float64)
     assert dy is not None
-    return _transposed(dy, weight), _weight_gradient(site, dy, weight)
+    return _transposed(dy, weight, site.full_covariance), _weight_gradient(site, dy, weight)
 
 
 def _gemm_weight(site: Site) -> Array:
@@ -74,20 +72,21 @@ def _gemm_weight(site: Site) -> Array:
     return weight.T if site.attribute("transB", 0) else weight
 
 
-def _product(x: Moments, weight: Array) -> Moments:
+def _product(x: Moments, weight: Array, full: bool) -> Moments:
     mean = x.mean @ weight
-    if x.mean.ndim > 1 or not _is_small(weight):
+    if x.mean.ndim > 1 or not full or weight.shape[1] > COVARIANCE_LIMIT:
         return Moments(mean, x.variance @ weight**2)
     spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
     covariance = weight.T @ spread
     return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance)
 
 
-def _transposed(dy: GradientMoments, weight: Array) -> GradientMoments:
-    back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T)
+def _transposed(dy: GradientMoments, weight: Array, full: bool) -> GradientMoments:
+    back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T, full)
     channels = back.mean.shape[0]
     cancelled = dy.cancelled @ (weight**2).T if dy.mean.ndim == 1 else np.zeros(channels)
-    hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and _is_small(weight) else None
+    small = full and len(weight) <= COVARIANCE_LIMIT
+    hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and small else None
     return GradientMoments(
         back.mean, back.variance, back.covariance, cancelled, np.zeros(back.mean.shape), hessian=hessian
     )
@@ -103,10 +102,6 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
         mean = mean + spread @ dy.hessian.T
     variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.total)
     return ParameterGradient(mean, variance)
-
-
-def _is_small(weight: Array) -> bool:
-    return all(length <= COVARIANCE_LIMIT for length in weight.shape)
 
 
 def _shared_over_positions(x: Moments, dy: GradientMoments) -> ParameterGradient:
