@@ -66,6 +66,18 @@ def lower(model: ir.Model) -> None:
 def infer_shapes(model: ir.Model) -> None:
     """Fill in element types and shapes as far as ONNX can infer them."""
     ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    for node in model.graph.all_nodes():
+        if node.domain == "" and node.op_type in _SEQUENCE_OPS:
+            _restore_sequence_type(node.outputs[0])
+
+
+_SEQUENCE_OPS = ("SequenceConstruct", "SequenceErase", "SequenceInsert", "SplitToSequence")
+
+
+def _restore_sequence_type(value: ir.Value) -> None:
+    """A sequence of tensors: onnx_ir (seen in 1.1) takes the inferred type of the elements for that of the sequence."""
+    if isinstance(value.type, ir.TensorType):
+        value.type, value.shape = ir.SequenceType(value.type), None
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from gradfuse.graph import GradfuseError, GradientGraph, TrainableModel, UnsupportedError, evaluate
 from gradfuse.graph.gradients import TABLE
-from gradfuse.graph.lowering import OPSETS, lower
+from gradfuse.graph.lowering import OPSETS, infer_shapes, lower
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
@@ -206,6 +206,15 @@ def test_sequences_whose_elements_are_taken_by_number_are_splits(split: str) -> 
     lower(model)
     assert {node.op_type for node in model.graph} == {"Split", "Identity", "Concat"}
     np.testing.assert_array_equal(evaluate(model, feeds)["y"], before)
+
+
+def test_a_graph_with_sequences_runs_after_its_shapes_are_inferred() -> None:
+    body = "s = SplitToSequence <axis = 1> (x) i = Constant <value_int = 1> () y = SequenceAt (s, i)"
+    model = _text(body, "float[2, 5] x", "float[k, l] y")
+    infer_shapes(model)
+    assert model.graph[0].outputs[0].type == ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))
+    x = np.arange(10, dtype=np.float32).reshape(2, 5)
+    np.testing.assert_array_equal(evaluate(model, {"x": x})["y"], x[:, 1:2])
 
 
 def test_a_split_without_lengths_may_drop_its_axis() -> None:
