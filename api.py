@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .graph import (
-    ALL_PARAMETERS,
-    FUSE_KINDS,
-    Fuse,
-    GradientGraph,
-    InputError,
-    TrainableModel,
-    insert_fuses,
-)
-from .graph.errors import some
+from .graph import Fuse, GradientGraph, InputError, TrainableModel, insert_fuses
+from .graph.fuses import fuses_of
 from .runtime import Optimizer, Schedule, TrainingResult, optimizer_named
 from .runtime import train as run_training
 
@@ -130,8 +121,10 @@ def fuse(
 
     Args:
         source: The model, as for `convert`, or a GradientGraph, whose loss is then taken.
-        clip: `auto` (the report's plan), `none`, `value=V`, `norm=N`, `global-norm=N`, or fuses of your own.
-        at: Patterns for the parameters or activations that `value` and `norm` clip, as `["fc*"]`; default: every parameter.
+        clip: `auto` (the report's plan), `none`, `value=V`, `norm=N`, `global-norm=N`, `adaptive=R`, `quantile=Q`, `zscore=Z`
+            (see `graph.fuses`), or fuses of your own.
+        at: Patterns for the parameters or activations whose gradients are clipped, each for itself, as `["fc*"]`; default: all
+            parameters, and for `adaptive` all but those of the last layer.
         loss: The loss that it will be trained with.
         input_shape: As for `convert`.
         train: As for `convert`.
@@ -240,40 +233,9 @@ def _fuses(
 ) -> Sequence[Fuse]:
     if not isinstance(clip, str):
         return clip
-    kind, _, number = clip.partition("=")
-    if at and kind not in ("value", "norm"):
-        raise InputError(f"a place for clip {clip!r}", expected="value=V or norm=N together with a pattern")
-    if clip == "none":
-        return []
-    if clip == "auto":
+    if clip == "auto" and not at:
         return analyse(gradients, batch_size=batch_size).fuses
-    if kind not in FUSE_KINDS:
-        kinds = ", ".join(f"{name}=NUMBER" for name in FUSE_KINDS)
-        raise InputError(f"unknown clip {clip!r}", expected=f"auto, none, {kinds}")
-    targets = [ALL_PARAMETERS] if kind == "global-norm" else _matching(gradients, at)
-    return [Fuse(kind, target, _number(clip, number)) for target in targets]
-
-
-def _number(clip: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(
-            f"clip {clip!r} has no threshold", expected="a positive number, as norm=1.0"
-        ) from None
-
-
-def _matching(gradients: GradientGraph, at: Sequence[str] | None) -> list[str]:
-    """Names of parameters and activations that match a pattern; every parameter without patterns."""
-    if not at:
-        return list(gradients.gradients)
-    names = dict.fromkeys([*gradients.gradients, *gradients.activation_gradients])
-    matched = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in at)]
-    if not matched:
-        raise InputError(
-            f"no gradient flows through {', '.join(at)}", expected=f"a pattern for one of {some(names)}"
-        )
-    return matched
+    return fuses_of(clip, at, gradients)
 
 
 def _shape(shape: Sequence[int] | str | None) -> tuple[int, ...] | None:

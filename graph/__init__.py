@@ -2,7 +2,7 @@
 
 from .errors import ConversionError, GradfuseError, InputError, ParityError, UnsupportedError
 from .evaluation import evaluate
-from .fuses import ALL_PARAMETERS, FUSE_KINDS, Fuse, insert_fuses, list_fuses, remove_fuses
+from .fuses import ALL_PARAMETERS, FUSE_KINDS, GLOBAL_KINDS, Fuse, insert_fuses, list_fuses, remove_fuses
 from .gradient_graph import GradientGraph
 from .losses import LOSSES
 from .model import TensorSpec, TrainableModel
@@ -10,6 +10,7 @@ from .model import TensorSpec, TrainableModel
 __all__ = [
     "ALL_PARAMETERS",
     "FUSE_KINDS",
+    "GLOBAL_KINDS",
     "LOSSES",
     "ConversionError",
     "Fuse",

@@ -47,6 +47,7 @@ class EpochMetrics:
         validation_accuracy: Share of right predictions among them.
         gradient_norm: Largest norm of all gradients together, before the fuses on them; None where it is not finite.
         seconds: Time spent on training.
+        fuse_bites: In how many of the epoch's steps each fuse changed a gradient, by its name.
     """
 
     epoch: int
@@ -59,6 +60,7 @@ class EpochMetrics:
     validation_accuracy: float | None
     gradient_norm: float | None
     seconds: float
+    fuse_bites: Mapping[str, int]
 
 
 @dataclass(frozen=True)

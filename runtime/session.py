@@ -29,11 +29,13 @@ class StepResult(NamedTuple):
         loss: Mean loss over the batch.
         gradient_norm: Euclidean norm of all parameters' gradients before the fuses on them; 0 where none is computed.
         correct: Number of right predictions; 0 where the loss knows no right and wrong.
+        bits: Whether each fuse changed a gradient.
     """
 
     loss: float
     gradient_norm: float
     correct: int
+    bits: tuple[bool, ...]
 
 
 class TrainingSession:
@@ -60,7 +62,9 @@ class TrainingSession:
         self._session = open_session(step.onnx, device, threads)
         self._batches = _Batches(data, self._onnxruntime, device)
         self._learning_rate = _Input(np.zeros((), np.float64), self._onnxruntime, device)
-        self._results = _Results(self._onnxruntime, step.loss, step.gradient_norm, step.correct)
+        self._results = _Results(
+            self._onnxruntime, (step.loss, step.gradient_norm, step.correct, step.bits), len(step.fuses)
+        )
         self._bindings: dict[int, tuple[Any, Any]] = {}
         self._random = step.random
         self.load(step.initial)
@@ -163,7 +167,7 @@ class EvaluationSession:
         self._onnxruntime = onnxruntime_for(device)
         self._session = open_session(graph.onnx, device, threads)
         self._batches = _Batches(data, self._onnxruntime, device)
-        self._results = _Results(self._onnxruntime, graph.loss, None, graph.correct)
+        self._results = _Results(self._onnxruntime, (graph.loss, None, graph.correct, None))
         self.predictions = math.prod(data[-1].shape[1:]) if graph.correct else 0
 
     def run(self, indices: Array, state: Mapping[str, Any]) -> StepResult:
@@ -224,13 +228,20 @@ class _Batches:
 
 
 class _Results:
-    """The scalar outputs: always on the host, whichever the device."""
+    """The small outputs: loss, gradient norm, right predictions, bits of the fuses. They are on the host, whichever the device.
 
-    def __init__(self, onnxruntime: Any, loss: str, gradient_norm: str | None, correct: str | None) -> None:
-        self._arrays = np.zeros((), np.float32), np.zeros((), np.float32), np.zeros((), np.int64)
+    Args:
+        onnxruntime: The module.
+        names: Name of each output; None where the graph has none.
+        fuses: Number of fuses.
+    """
+
+    def __init__(self, onnxruntime: Any, names: Sequence[str | None], fuses: int = 0) -> None:
+        shapes = {(): (np.float32, np.float32, np.int64), (fuses,): (np.bool_,)}
+        self._arrays = [np.zeros(shape, dtype) for shape, dtypes in shapes.items() for dtype in dtypes]
         self._values = {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu")
-            for name, array in zip((loss, gradient_norm, correct), self._arrays, strict=True)
+            for name, array in zip(names, self._arrays, strict=True)
             if name is not None
         }
 
@@ -241,5 +252,5 @@ class _Results:
 
     def read(self) -> StepResult:
         """The numbers that the last run wrote."""
-        loss, gradient_norm, correct = self._arrays
-        return StepResult(loss.item(), gradient_norm.item(), correct.item())
+        loss, gradient_norm, correct, bits = self._arrays
+        return StepResult(loss.item(), gradient_norm.item(), correct.item(), tuple(bits.tolist()))

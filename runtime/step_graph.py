@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..graph.builder import Builder, Dim, Tensor
-from ..graph.fuses import list_fuses
+from ..graph.fuses import fuse_bits, fuse_states
 from ..graph.gradient_graph import GradientGraph
 from ..graph.losses import attach_loss, loss_named
 from ..graph.model import TensorSpec, TrainableModel, spec_of
@@ -21,8 +21,8 @@ __all__ = ["EvaluationGraph", "StepGraph", "initial_values"]
 class StepGraph:
     """A graph that turns data, target, learning rate and the present state into the next state.
 
-    The state is everything that goes in and comes out: parameters, running statistics, and what the optimizer remembers. Its
-    inputs have no defaults.
+    The state is everything that goes in and comes out: parameters, running statistics, and what the optimizer and the fuses
+    remember. Its inputs have no defaults.
 
     Attributes:
         onnx: The graph.
@@ -34,6 +34,8 @@ class StepGraph:
         loss: Name of the output with the loss.
         gradient_norm: Name of the output with the Euclidean norm of all parameters' gradients, before the fuses on them.
         correct: Name of the int64 output that counts right predictions; None where the loss knows no right and wrong.
+        fuses: Names of the fuses.
+        bits: Name of the bool output [fuses] that tells which of them changed a gradient; None where there are none.
     """
 
     onnx: ir.Model
@@ -45,6 +47,8 @@ class StepGraph:
     loss: str
     gradient_norm: str
     correct: str | None
+    fuses: tuple[str, ...]
+    bits: str | None
 
     @classmethod
     def of(cls, gradients: GradientGraph, optimizer: Optimizer) -> StepGraph:
@@ -56,26 +60,32 @@ class StepGraph:
         memory = optimizer.initial_state(initial_values(source, source.parameters))
         rate = _input(builder, "learning_rate", ir.DataType.DOUBLE, ())
         updates = _append_update(builder, optimizer, grads, memory, rate)
-        updates |= {name: values[output] for name, output in gradients.new_state.items()}
+        states = fuse_states(model)
+        updates |= {name: values[output] for name, output in {**gradients.new_state, **states}.items()}
         loss = values[gradients.loss_output].cast(ir.DataType.FLOAT)
-        norm = _gradient_norm(builder, grads.values(), {fuse.name for fuse in list_fuses(model)})
+        norm = _gradient_norm(builder, grads.values(), set(fused := fuse_bits(model)))
         targets = [
             value for value in graph.inputs if gradients.target and value.name == gradients.target.name
         ]
         correct = _count_correct(builder, gradients.loss, graph.outputs[1], targets)
-        results = (loss, norm, correct, *updates.values())
+        bits = _join_bits(builder, fused.values())
+        results = (loss, norm, correct, bits, *updates.values())
         graph.outputs[:] = [tensor.value for tensor in results if tensor is not None]
-        _drop_defaults(graph, (*source.parameters, *source.state))
+        kept = (*source.parameters, *source.state, *states)
+        initial = {**_values(graph, kept), **memory}
+        _drop_defaults(graph, kept)
         return cls(
             model,
             (*source.inputs, *(spec_of(value) for value in targets)),
             _name(rate),
-            {**initial_values(source, (*source.parameters, *source.state)), **memory},
+            initial,
             tuple(memory),
             {name: _name(tensor) for name, tensor in updates.items()},
             _name(loss),
             _name(norm),
             None if correct is None else _name(correct),
+            tuple(fused),
+            None if bits is None else _name(bits),
         )
 
     @property
@@ -122,10 +132,14 @@ class EvaluationGraph:
 
 
 def initial_values(model: TrainableModel, names: Iterable[str]) -> dict[str, Array]:
-    """The values of initializers, by name."""
+    """The values of a model's initializers, by name."""
+    return _values(model.onnx.graph, names)
+
+
+def _values(graph: ir.Graph, names: Iterable[str]) -> dict[str, Array]:
     values = {}
     for name in names:
-        tensor = model.onnx.graph.initializers[name].const_value
+        tensor = graph.initializers[name].const_value
         assert tensor is not None, f"initializer {name} has no value"
         values[name] = tensor.numpy()
     return values
@@ -177,6 +191,16 @@ def _gradient_norm(builder: Builder, gradients: Iterable[Tensor], fuses: set[str
         norm = builder.op("Sum", *squares).sqrt().cast(ir.DataType.FLOAT)
     norm.value.name, norm.value.shape = builder.unique_name("gradient_norm"), ir.Shape(())
     return norm
+
+
+def _join_bits(builder: Builder, bits: Iterable[ir.Value]) -> Tensor | None:
+    """The scalars that tell whether a fuse bit as one vector; None where there are none."""
+    with builder.scope("fuses/bits"):
+        parts = [builder.tensor(bit).reshape(1) for bit in bits]
+        joined = builder.op("Concat", *parts, axis=0) if parts else None
+    if joined is not None:
+        joined.value.name, joined.value.shape = builder.unique_name("fuse_bits"), ir.Shape([len(parts)])
+    return joined
 
 
 def _before(value: ir.Value, fuses: set[str]) -> ir.Value:

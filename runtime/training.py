@@ -79,6 +79,13 @@ class TrainingResult:
         norms = [math.inf if epoch.gradient_norm is None else epoch.gradient_norm for epoch in self.history]
         return max(norms, default=0.0)
 
+    @property
+    def fuse_bites(self) -> dict[str, float]:
+        """In which share of the steps each fuse changed a gradient, by its name."""
+        steps = self.history[-1].step if self.history else 0
+        names = self.history[0].fuse_bites if steps else ()
+        return {name: sum(epoch.fuse_bites[name] for epoch in self.history) / steps for name in names}
+
 
 def train(
     gradients: GradientGraph,
@@ -270,13 +277,20 @@ class _Training:
             None if held_out is None else held_out.accuracy,
             finite(float(np.max([result.gradient_norm for result in results]))),
             seconds,
+            self._count_bites(results),
         )
+
+    def _count_bites(self, results: Sequence[StepResult]) -> dict[str, int]:
+        """In how many steps with a finite loss each fuse bit."""
+        bits = [result.bits for result in results if math.isfinite(result.loss)]
+        counts = np.sum(bits, axis=0) if bits else np.zeros(len(self._graph.fuses), int)
+        return dict(zip(self._graph.fuses, counts.tolist(), strict=True))
 
     def _take_steps(self, epoch: int, show: Show) -> tuple[list[StepResult], list[int], float]:
         """Run an epoch's steps; returns what each said, the size of its batch, and the last learning rate."""
         hyperparameters = self._hyperparameters
         steps = hyperparameters.epochs * self._steps_per_epoch
-        results, sizes, rate = [], [], 0.0
+        results, sizes, rate, bites = [], [], 0.0, 0
         shuffled = batches(self._indices, hyperparameters.batch_size, hyperparameters.seed, epoch)
         for indices in itertools.islice(shuffled, self._steps_per_epoch):
             rate = hyperparameters.schedule.at(self._step, self._steps_per_epoch, steps)
@@ -289,7 +303,8 @@ class _Training:
             self._step += 1
             if self._step % _STEPS_BETWEEN_SWEEPS == 0:
                 self._session.drop_subnormals()
-            show(self._step, steps, f"epoch {epoch}, loss {result.loss:.4g}")
+            bites += any(result.bits)
+            show(self._step, steps, f"epoch {epoch}, loss {result.loss:.4g}{_bite_text(bites, len(results))}")
         return results, sizes, rate
 
     def _validate(self) -> Score | None:
@@ -326,6 +341,10 @@ def with_weights(model: TrainableModel, weights: Mapping[str, Array]) -> Trainab
     for name, array in weights.items():
         clone.graph.initializers[name].const_value = ir.tensor(array, name=name)
     return dataclasses.replace(model, onnx=clone)
+
+
+def _bite_text(bites: int, steps: int) -> str:
+    return f", fuses bit in {bites / steps:.0%}" if bites else ""
 
 
 def _count_steps(model: TrainableModel, examples: int, batch_size: int) -> int:

@@ -24,11 +24,28 @@ from gradfuse.graph import (
     list_fuses,
     remove_fuses,
 )
+from gradfuse.graph.fuses import fuse_bits, fuse_states
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
 
-EVERYWHERE = [("value", "w1"), ("value", "h"), ("norm", "b2"), ("norm", "z"), ("global-norm", ALL_PARAMETERS)]
+EVERYWHERE = [
+    ("adaptive", "w1"),
+    ("value", "w2"),
+    ("value", "h"),
+    ("norm", "b2"),
+    ("norm", "z"),
+    ("zscore", "b1"),
+    ("quantile", ALL_PARAMETERS),
+]
+ELSEWHERE = [
+    ("value", "w1"),
+    ("quantile", "h"),
+    ("quantile", "w1"),
+    ("zscore", "z"),
+    ("zscore", ALL_PARAMETERS),
+    ("global-norm", ALL_PARAMETERS),
+]
 
 
 @pytest.fixture
@@ -45,12 +62,13 @@ def _text(graph: GradientGraph) -> str:
     return onnx.printer.to_text(ir.serde.serialize_model(graph.onnx))
 
 
-@pytest.mark.parametrize(("kind", "target"), EVERYWHERE)
+@pytest.mark.parametrize(("kind", "target"), EVERYWHERE + ELSEWHERE)
 def test_below_the_threshold_no_bit_changes(
     graph: GradientGraph, batch: dict[str, Array], kind: str, target: str
 ) -> None:
-    before, after = (evaluate(g.onnx, batch) for g in (graph, insert_fuses(graph, [Fuse(kind, target, 1e3)])))
-    assert list(after) == list(before)
+    fused = insert_fuses(graph, [Fuse(kind, target, 0.5 if kind == "quantile" else 1e3)])
+    before, after = (evaluate(g.onnx, batch) for g in (graph, fused))
+    assert list(after) == [*before, *fuse_states(fused.onnx).values()]
     for name, array in before.items():
         assert after[name].tobytes() == array.tobytes(), name
 
@@ -217,9 +235,52 @@ def test_doubles(build: Build, kind: str, target: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_fuses_are_removed_by_pattern_from_any_graph(graph: GradientGraph, batch: dict[str, Array]) -> None:
+    fuses = [Fuse(kind, target, 0.01) for kind, target in EVERYWHERE]
+    model = remove_fuses(insert_fuses(graph, fuses).onnx, "[bw]*")
+    assert {fuse.target for fuse in list_fuses(model)} == {"h", "z", ALL_PARAMETERS}
+    kept = [fuse for fuse in fuses if fuse.target in ("h", "z", ALL_PARAMETERS)]
+    expected = evaluate(insert_fuses(graph, kept).onnx, batch)
+    for name, array in evaluate(model, batch).items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert len(list_fuses(remove_fuses(model, "h"))) == 2
+    with pytest.raises(InputError, match="no fuse on 'b9'; a pattern for one of h, z, global-norm"):
+        remove_fuses(model, "b9")
+
+
+def test_a_fuse_keeps_its_reason(graph: GradientGraph, tmp_path: Path) -> None:
+    fused = insert_fuses(graph, [Fuse("norm", "h", 1.0, "the flow grows 300-fold before it")])
+    assert (
+        list_fuses(ir.load(fused.save(tmp_path / "fused.onnx")))[0].reason
+        == "the flow grows 300-fold before it"
+    )
+
+
+def test_adaptive_needs_a_weight(graph: GradientGraph) -> None:
+    with pytest.raises(InputError, match="an adaptive fuse on 'h'; a parameter: one of w1, b1, w2, b2"):
+        insert_fuses(graph, [Fuse("adaptive", "h", 0.01)])
+
+
+@pytest.mark.parametrize(("kind", "target"), EVERYWHERE + ELSEWHERE)
+def test_a_fuse_says_whether_it_bit(
+    graph: GradientGraph, batch: dict[str, Array], kind: str, target: str
+) -> None:
+    for threshold, bites in ((1e-6, kind not in ("quantile", "zscore")), (0.999, False)):
+        factor = 1e3 if kind not in ("quantile", "zscore") and not bites else 1.0
+        fused = insert_fuses(graph, [Fuse(kind, target, threshold * factor)])
+        (bit,) = fuse_bits(fused.onnx).values()
+        fused.onnx.graph.outputs.append(bit)
+        assert evaluate(fused.onnx, batch)[bit.name or ""] == np.array(bites)
+
+
 def test_an_unknown_target_lists_what_exists(graph: GradientGraph) -> None:
     with pytest.raises(InputError, match=r"no gradient flows through 'nothing'; one of .*w1"):
         insert_fuses(graph, [Fuse("value", "nothing", 1.0)])
+
+
+def test_a_quantile_lies_between_0_and_1() -> None:
+    with pytest.raises(InputError, match=r"threshold 1\.0 of fuse/w1; a number between 0 and 1"):
+        Fuse("quantile", "w1", 1.0)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), float("inf")])
@@ -232,8 +293,12 @@ def test_a_threshold_must_be_positive(threshold: float) -> None:
     ("kind", "target", "why"),
     [
         ("clip", "w1", "unknown kind of fuse 'clip'; one of value, norm, global-norm"),
-        ("value", ALL_PARAMETERS, "for global-norm only"),
-        ("global-norm", "w1", "for global-norm only"),
+        (
+            "value",
+            ALL_PARAMETERS,
+            "a value fuse on 'global-norm'; the target 'global-norm' for .*zscore only",
+        ),
+        ("global-norm", "w1", "a global-norm fuse on 'w1'; the target 'global-norm'"),
     ],
 )
 def test_a_wrong_fuse(kind: str, target: str, why: str) -> None:
