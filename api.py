@@ -149,7 +149,7 @@ def train(
     nesterov: bool = False,
     weight_decay: float | None = None,
     schedule: str | Schedule = "constant",
-    decay: float = 0.95,
+    decay: float | None = None,
     warmup: int = 0,
     clip: str | Sequence[Fuse] = "none",
     at: Sequence[str] | None = None,
@@ -173,8 +173,8 @@ def train(
         momentum: Momentum of `sgd`; None is 0.9.
         nesterov: Nesterov momentum for `sgd`.
         weight_decay: Weight decay; None is the optimizer's default.
-        schedule: `constant`, `exponential`, `cosine`, or a Schedule.
-        decay: Factor per epoch of `exponential`.
+        schedule: A name of `runtime.SCHEDULES`, as `cosine`, or a Schedule.
+        decay: Factor of `exponential`, `step` and `reduce-on-plateau`; None: 0.95, 0.1 and 0.1.
         warmup: Steps over which the learning rate rises.
         clip: As for `fuse`.
         at: As for `fuse`.

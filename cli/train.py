@@ -36,10 +36,27 @@ def train(
         float | None, typer.Option(help="Weight decay.", show_default="0 for sgd, 0.01 for adamw")
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help="Learning rate over time: constant, exponential or cosine.")
+        str,
+        typer.Option(
+            help="Learning rate over time: constant, exponential, step, linear, polynomial, cosine, one-cycle"
+            " or reduce-on-plateau."
+        ),
     ] = "constant",
-    decay: Annotated[float, typer.Option(help="Factor per epoch of the exponential schedule.")] = 0.95,
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Factor of exponential, step and reduce-on-plateau.", show_default="0.95, 0.1 and 0.1"
+        ),
+    ] = None,
     warmup: Annotated[int, typer.Option(help="Steps over which the learning rate rises.")] = 0,
+    final_lr: Annotated[
+        float, typer.Option(help="Where linear, polynomial, cosine and reduce-on-plateau end at the lowest.")
+    ] = 0.0,
+    every: Annotated[int, typer.Option(help="Epochs between two decays of the step schedule.")] = 10,
+    power: Annotated[float, typer.Option(help="Exponent of the polynomial schedule.")] = 1.0,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without improvement that reduce-on-plateau bears.")
+    ] = 10,
     clip: Clip = "none",
     at: Edges = None,
     loss: Loss = "cross-entropy",
@@ -61,7 +78,9 @@ def train(
     import sys
 
     from .. import api
+    from ..runtime import Schedule
 
+    rates = Schedule(lr, schedule, decay, final_lr, warmup, every, power, patience)
     trained = api.train(
         source,
         data,
@@ -69,13 +88,10 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
-        lr=lr,
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
-        schedule=schedule,
-        decay=decay,
-        warmup=warmup,
+        schedule=rates,
         clip=clip,
         at=at,
         loss=loss,
@@ -91,6 +107,8 @@ def train(
         progress=sys.stderr.isatty(),
         on_epoch=_print_epoch,
     )
+    for name, share in trained.fuse_bites.items():
+        print(f"{name} bit in {share:.0%} of {trained.history[-1].step} steps")
     if trained.diverged:
         print(
             f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"

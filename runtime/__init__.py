@@ -4,7 +4,7 @@ from .optimizers import OPTIMIZERS, SGD, AdamW, Optimizer, optimizer_named
 from .providers import DEVICES
 from .readers import Examples, load_data
 from .run_folder import EpochMetrics
-from .schedules import SCHEDULES, Schedule
+from .schedules import SCHEDULES, Progress, Schedule
 from .session import TrainingSession
 from .step_graph import StepGraph
 from .training import Score, TrainingResult, score, train
@@ -18,6 +18,7 @@ __all__ = [
     "EpochMetrics",
     "Examples",
     "Optimizer",
+    "Progress",
     "Schedule",
     "Score",
     "StepGraph",

@@ -62,6 +62,11 @@ class EpochMetrics:
     seconds: float
     fuse_bites: Mapping[str, int]
 
+    @property
+    def decisive_loss(self) -> float | None:
+        """The validation loss; without validation that of the training."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
+
 
 @dataclass(frozen=True)
 class Checkpoint:

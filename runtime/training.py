@@ -25,7 +25,7 @@ from .data import batches, consecutive, fit_data, split
 from .optimizers import SGD, Array, Optimizer
 from .providers import onnxruntime_for
 from .run_folder import Checkpoint, EpochMetrics, RunFolder, finite
-from .schedules import Schedule
+from .schedules import Progress, Schedule
 from .session import EvaluationSession, StepResult, TrainingSession
 from .step_graph import EvaluationGraph, StepGraph, initial_values
 
@@ -193,7 +193,7 @@ class _Hyperparameters:
             "schedule": dict(vars(self.schedule)),
             "validation": self.validation,
             "seed": self.seed,
-            **({"epochs": self.epochs} if self.schedule.name == "cosine" else {}),
+            **({"epochs": self.epochs} if self.schedule.depends_on_length else {}),
         }
 
 
@@ -291,9 +291,10 @@ class _Training:
         hyperparameters = self._hyperparameters
         steps = hyperparameters.epochs * self._steps_per_epoch
         results, sizes, rate, bites = [], [], 0.0, 0
+        losses = [metrics.decisive_loss for metrics in self._history]
         shuffled = batches(self._indices, hyperparameters.batch_size, hyperparameters.seed, epoch)
         for indices in itertools.islice(shuffled, self._steps_per_epoch):
-            rate = hyperparameters.schedule.at(self._step, self._steps_per_epoch, steps)
+            rate = hyperparameters.schedule.at(Progress(self._step, self._steps_per_epoch, steps, losses))
             result = self._session.run(indices, rate, self._step)
             results.append(result)
             sizes.append(len(indices))

@@ -10,7 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
-from gradfuse.graph import GradientGraph, InputError, TrainableModel, evaluate
+from gradfuse.graph import (
+    ALL_PARAMETERS,
+    Fuse,
+    GradientGraph,
+    InputError,
+    TrainableModel,
+    evaluate,
+    insert_fuses,
+)
 from gradfuse.runtime import SGD, AdamW, Schedule, score, train
 
 pytest.importorskip("onnxruntime")
@@ -24,10 +32,10 @@ from gradfuse.graph import GradientGraph
 from gradfuse.runtime import AdamW, Schedule, train
 
 class Deadly(Schedule):
-    def at(self, step, steps_per_epoch, steps):
-        if step == {step}:
+    def at(self, progress):
+        if progress.step == {step}:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().at(step, steps_per_epoch, steps)
+        return super().at(progress)
 
 def die(metrics):
     if metrics.epoch == {epoch}:
@@ -282,3 +290,57 @@ def test_progress_goes_to_stderr_and_prints_to_stdout(model, examples, capsys):
         on_epoch=lambda metrics: sys.stdout.write(f"epoch {metrics.epoch}\n"),
     )
     assert capsys.readouterr().out == "epoch 1\n"
+
+
+def test_metrics_count_how_often_each_fuse_bit(model, examples, tmp_path):
+    x, y = examples(100)
+    fuses = [
+        Fuse("value", "fc1_weight", 1e-6),
+        Fuse("norm", "fc2_weight", 1e3),
+        Fuse("quantile", ALL_PARAMETERS, 0.05),
+    ]
+    options = {"epochs": 4, "batch_size": 16, "threads": 1}
+    gradients = insert_fuses(GradientGraph.of(model("mlp")), fuses)
+    result = train(gradients, (x, y), out=tmp_path, **options)
+    assert [sum(line["fuse_bites"].values()) >= 5 for line in lines(tmp_path)] == [True] * 4
+    assert result.fuse_bites["fuse/fc1_weight"] == 1.0
+    assert result.fuse_bites["fuse/fc2_weight"] == 0.0
+    assert 0.0 < result.fuse_bites["fuse/global-norm"] < 1.0
+    assert train(GradientGraph.of(model("mlp")), (x, y), **options).fuse_bites == {}
+
+
+def test_fuses_that_remember_resume_to_the_bit(model, examples, tmp_path):
+    def interrupt(metrics):
+        if metrics.epoch == 3:
+            raise KeyboardInterrupt
+
+    fuses = [Fuse("quantile", "fc1_weight", 0.1), Fuse("zscore", ALL_PARAMETERS, 0.5)]
+    gradients, data = insert_fuses(GradientGraph.of(model("dropout")), fuses), examples(200)
+    options = {"epochs": 6, "batch_size": 16, "threads": 1, "schedule": Schedule(1e-4)}
+    with pytest.raises(KeyboardInterrupt):
+        train(gradients, data, out=tmp_path / "cut", on_epoch=interrupt, **options)
+    resumed = train(gradients, data, out=tmp_path / "cut", resume=True, **options)
+    straight = train(gradients, data, out=tmp_path / "straight", **options)
+    assert min(straight.fuse_bites.values()) > 0.1
+    assert resumed.fuse_bites == straight.fuse_bites
+    for name, weight in straight.weights.items():
+        assert weight.tobytes() == resumed.weights[name].tobytes(), name
+
+
+def test_reduce_on_plateau_follows_the_validation_loss_through_a_resume(model, examples, tmp_path):
+    def interrupt(metrics):
+        if metrics.epoch == 4:
+            raise KeyboardInterrupt
+
+    schedule = Schedule(1.0, "reduce-on-plateau", decay=0.5, patience=0)
+    gradients, data = GradientGraph.of(model("mlp")), examples(200)
+    options = {"epochs": 8, "schedule": schedule, "threads": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train(gradients, data, out=tmp_path, on_epoch=interrupt, **options)
+    history = train(gradients, data, out=tmp_path, resume=True, **options).history
+    best, rate = np.inf, 1.0
+    for metrics in history:
+        assert metrics.learning_rate == rate
+        rate = rate if metrics.validation_loss < best * (1 - 1e-4) else rate / 2
+        best = min(best, metrics.validation_loss)
+    assert rate < 0.5
