@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..converters.frameworks import require
-from .dense import Layer, filled, pytorch_linear, uniform_layer
+from .activations import keras_activation, pytorch_activation
+from .convolution import conv_layer, keras_conv, keras_image_dense, pytorch_batch_norm, pytorch_conv
+from .dense import Layer, keras_batch_norm, pytorch_linear, uniform_layer
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["keras", "pytorch"]
 
-_EPSILON = 1e-5  # PyTorch's default; Keras's is 1e-3
-_MOMENTUM = 0.9  # share of the old statistic that is kept: 1 - momentum in PyTorch's terms
-
 
 def pytorch(
-    size: int = 8, channels: int = 16, classes: int = 10, dropout: float = 0.25, seed: int = 0
+    size: int = 8,
+    channels: int = 16,
+    classes: int = 10,
+    activation: str = "relu",
+    batch_norm: bool = True,
+    dropout: float = 0.25,
+    seed: int = 0,
 ) -> torch.nn.Sequential:
     """Logits [batch, classes] from pixels [batch, size * size].
 
@@ -33,56 +38,47 @@ def pytorch(
         size: Height and width of the image, a multiple of 4: 8 for scikit-learn's digits, 28 for MNIST.
         channels: Channels of the first convolution; the second has twice as many.
         classes: Number of logits.
+        activation: One of `gradfuse.models.activations.ACTIVATIONS`.
+        batch_norm: Whether BatchNorm stands before the activations.
         dropout: Probability that a feature is dropped, in [0, 1).
         seed: Seed of the weights.
     """
     nn, weights = require("torch").nn, _draw(size, channels, classes, seed)
-    network: torch.nn.Sequential = nn.Sequential(
-        OrderedDict(
-            image=nn.Unflatten(1, (1, size, size)),
-            conv1=_pytorch_conv(weights.conv1),
-            bn1=nn.BatchNorm2d(channels, eps=_EPSILON, momentum=1 - _MOMENTUM),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv2=_pytorch_conv(weights.conv2),
-            bn2=nn.BatchNorm2d(2 * channels, eps=_EPSILON, momentum=1 - _MOMENTUM),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            dropout=nn.Dropout(dropout),
-            fc=pytorch_linear(weights.fc),
-        )
-    )
+    modules: OrderedDict[str, torch.nn.Module] = OrderedDict(image=nn.Unflatten(1, (1, size, size)))
+    for number, conv in enumerate(weights.convs, 1):
+        width = number * channels
+        modules[f"conv{number}"] = pytorch_conv(conv)
+        if batch_norm:
+            modules[f"bn{number}"] = pytorch_batch_norm(width)
+        modules[f"{activation}{number}"] = pytorch_activation(activation, width)
+        modules[f"pool{number}"] = nn.MaxPool2d(2)
+    modules |= OrderedDict(flatten=nn.Flatten(), dropout=nn.Dropout(dropout), fc=pytorch_linear(weights.fc))
+    network: torch.nn.Sequential = nn.Sequential(modules)
     return network
 
 
-def keras(size: int = 8, channels: int = 16, classes: int = 10, dropout: float = 0.25, seed: int = 0) -> Any:
+def keras(
+    size: int = 8,
+    channels: int = 16,
+    classes: int = 10,
+    activation: str = "relu",
+    batch_norm: bool = True,
+    dropout: float = 0.25,
+    seed: int = 0,
+) -> Any:
     """The same network, with the same weights, in Keras; there the channels are the last axis of an image."""
     k, weights = require("tensorflow", "keras"), _draw(size, channels, classes, seed)
     layers = k.layers
-    model = k.Sequential(
-        [
-            k.Input((size * size,)),
-            layers.Reshape((size, size, 1), name="image"),
-            layers.Conv2D(channels, 3, padding="same", name="conv1"),
-            layers.BatchNormalization(epsilon=_EPSILON, momentum=_MOMENTUM, name="bn1"),
-            layers.ReLU(name="relu1"),
-            layers.MaxPooling2D(2, name="pool1"),
-            layers.Conv2D(2 * channels, 3, padding="same", name="conv2"),
-            layers.BatchNormalization(epsilon=_EPSILON, momentum=_MOMENTUM, name="bn2"),
-            layers.ReLU(name="relu2"),
-            layers.MaxPooling2D(2, name="pool2"),
-            layers.Flatten(name="flatten"),
-            layers.Dropout(dropout, name="dropout"),
-            layers.Dense(classes, name="fc"),
-        ]
-    )
-    for name in ("conv1", "conv2"):
-        kernel, bias = getattr(weights, name)
-        model.get_layer(name).set_weights([kernel.transpose(2, 3, 1, 0), bias])
-    kernel, bias = weights.fc
-    by_pixel = kernel.reshape(classes, 2 * channels, size // 4, size // 4).transpose(2, 3, 1, 0)
-    model.get_layer("fc").set_weights([by_pixel.reshape(-1, classes), bias])
+    model = k.Sequential([k.Input((size * size,)), layers.Reshape((size, size, 1), name="image")])
+    for number, conv in enumerate(weights.convs, 1):
+        model.add(keras_conv(conv, f"conv{number}"))
+        if batch_norm:
+            model.add(keras_batch_norm(f"bn{number}"))
+        model.add(keras_activation(activation, f"{activation}{number}", positions=2))
+        model.add(layers.MaxPooling2D(2, name=f"pool{number}"))
+    model.add(layers.Flatten(name="flatten"))
+    model.add(layers.Dropout(dropout, name="dropout"))
+    model.add(keras_image_dense(weights.fc, 2 * channels, size // 4, "fc"))
     return model
 
 
@@ -90,25 +86,12 @@ def keras(size: int = 8, channels: int = 16, classes: int = 10, dropout: float =
 class _Weights:
     """In PyTorch's layout: kernels [outputs, inputs, 3, 3], the dense weight [classes, channels * height * width]."""
 
-    conv1: Layer
-    conv2: Layer
+    convs: tuple[Layer, Layer]
     fc: Layer
 
 
 def _draw(size: int, channels: int, classes: int, seed: int) -> _Weights:
     rng = np.random.default_rng(seed)
     features = 2 * channels * (size // 4) ** 2
-    return _Weights(
-        _conv(rng, 1, channels), _conv(rng, channels, 2 * channels), uniform_layer(rng, features, classes)
-    )
-
-
-def _conv(rng: np.random.Generator, inputs: int, outputs: int) -> Layer:
-    weight, bias = uniform_layer(rng, inputs * 9, outputs)
-    return weight.reshape(outputs, inputs, 3, 3), bias
-
-
-def _pytorch_conv(layer: Layer) -> torch.nn.Conv2d:
-    framework, (outputs, inputs) = require("torch"), layer[0].shape[:2]
-    conv: torch.nn.Conv2d = framework.nn.utils.skip_init(framework.nn.Conv2d, inputs, outputs, 3, padding=1)
-    return filled(conv, layer)
+    convs = conv_layer(rng, 1, channels), conv_layer(rng, channels, 2 * channels)
+    return _Weights(convs, uniform_layer(rng, features, classes))

@@ -7,12 +7,9 @@ initialisation (He 2015), and the default of 2.1 makes both grow 2,700-fold over
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .dense import Layer, keras_stack, pytorch_stack
+from .dense import keras_stack, normal_layers, pytorch_stack
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +23,7 @@ def pytorch(
     depth: int = 20,
     classes: int = 10,
     activation: str = "relu",
+    batch_norm: bool = False,
     gain: float = 2.1,
     seed: int = 0,
 ) -> torch.nn.Sequential:
@@ -36,11 +34,14 @@ def pytorch(
         width: Length of every hidden layer.
         depth: Number of dense layers, at least 1.
         classes: Number of logits.
-        activation: Name of the activation between the layers: one of `gradfuse.models.dense.ACTIVATIONS`.
+        activation: Name of the activation between the layers: one of `gradfuse.models.activations.ACTIVATIONS`.
+        batch_norm: Whether BatchNorm stands before every activation.
         gain: Standard deviation of the weights, times the square root of the number of inputs of their layer.
         seed: Seed of the weights.
     """
-    return pytorch_stack(_layers(inputs, width, depth, classes, gain, seed), activation)
+    return pytorch_stack(
+        normal_layers(_widths(inputs, width, depth, classes), gain, seed), activation, batch_norm
+    )
 
 
 def keras(
@@ -49,20 +50,15 @@ def keras(
     depth: int = 20,
     classes: int = 10,
     activation: str = "relu",
+    batch_norm: bool = False,
     gain: float = 2.1,
     seed: int = 0,
 ) -> Any:
     """The same network, with the same weights, in Keras."""
-    return keras_stack(_layers(inputs, width, depth, classes, gain, seed), activation)
+    return keras_stack(
+        normal_layers(_widths(inputs, width, depth, classes), gain, seed), activation, batch_norm
+    )
 
 
-def _layers(inputs: int, width: int, depth: int, classes: int, gain: float, seed: int) -> list[Layer]:
-    rng = np.random.default_rng(seed)
-    widths = [inputs, *[width] * (depth - 1), classes]
-    return [
-        (
-            rng.normal(0.0, gain * before**-0.5, (after, before)).astype(np.float32),
-            np.zeros(after, np.float32),
-        )
-        for before, after in pairwise(widths)
-    ]
+def _widths(inputs: int, width: int, depth: int, classes: int) -> list[int]:
+    return [inputs, *[width] * (depth - 1), classes]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from ..converters.frameworks import require
-from ..graph.errors import InputError
+from .activations import keras_activation, pytorch_activation
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "ACTIVATIONS",
+    "BATCH_NORM_EPSILON",
+    "BATCH_NORM_MOMENTUM",
     "Layer",
     "filled",
+    "keras_batch_norm",
+    "keras_dense",
     "keras_stack",
+    "normal_layers",
     "pytorch_linear",
     "pytorch_stack",
     "uniform_layer",
@@ -29,10 +34,11 @@ T = TypeVar("T", bound="torch.nn.Module")
 Layer: TypeAlias = "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]"
 """Weight [outputs, inputs] and bias [outputs] of a dense layer, float32."""
 
-ACTIVATIONS = {
-    "elu": "ELU", "gelu": "GELU", "relu": "ReLU", "selu": "SELU", "sigmoid": "Sigmoid", "silu": "SiLU", "tanh": "Tanh",
-}  # fmt: skip
-"""The activations by their Keras names, with the names of their PyTorch classes."""
+BATCH_NORM_EPSILON = 1e-5
+"""PyTorch's default; Keras's is 1e-3."""
+
+BATCH_NORM_MOMENTUM = 0.9
+"""Share of the old statistic that is kept: 1 - momentum in PyTorch's terms."""
 
 
 def uniform_layer(rng: np.random.Generator, inputs: int, outputs: int) -> Layer:
@@ -42,14 +48,32 @@ def uniform_layer(rng: np.random.Generator, inputs: int, outputs: int) -> Layer:
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def pytorch_stack(layers: Sequence[Layer], activation: str) -> torch.nn.Sequential:
-    """The layers `fc1`, `fc2`, ... with the activation between them."""
-    nn, name = require("torch").nn, _pytorch_name(activation)
+def normal_layers(widths: Sequence[int], gain: float, seed: int) -> list[Layer]:
+    """Layers from each width to the next: weights N(0, gain^2 / inputs), biases 0."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.normal(0.0, gain * before**-0.5, (after, before)).astype(np.float32),
+            np.zeros(after, np.float32),
+        )
+        for before, after in pairwise(widths)
+    ]
+
+
+def pytorch_stack(layers: Sequence[Layer], activation: str, batch_norm: bool = False) -> torch.nn.Sequential:
+    """The layers `fc1`, `fc2`, ... with the activation between them, and before it BatchNorm `bn1`, ... if wanted."""
+    nn = require("torch").nn
     modules: OrderedDict[str, torch.nn.Module] = OrderedDict()
     for number, layer in enumerate(layers, 1):
-        if number > 1:
-            modules[f"{activation}{number - 1}"] = getattr(nn, name)()
         modules[f"fc{number}"] = pytorch_linear(layer)
+        if number == len(layers):
+            break
+        width = len(layer[1])
+        if batch_norm:
+            modules[f"bn{number}"] = nn.BatchNorm1d(
+                width, eps=BATCH_NORM_EPSILON, momentum=1 - BATCH_NORM_MOMENTUM
+            )
+        modules[f"{activation}{number}"] = pytorch_activation(activation, width)
     stack: torch.nn.Sequential = nn.Sequential(modules)
     return stack
 
@@ -68,20 +92,30 @@ def filled(module: T, layer: Layer) -> T:
     return module
 
 
-def keras_stack(layers: Sequence[Layer], activation: str) -> Any:
+def keras_stack(layers: Sequence[Layer], activation: str, batch_norm: bool = False) -> Any:
     """The same network as a `keras.Sequential`."""
     keras = require("tensorflow", "keras")
-    _pytorch_name(activation)
     model = keras.Sequential([keras.Input((layers[0][0].shape[1],))])
-    for number, (weight, bias) in enumerate(layers, 1):
-        last = number == len(layers)
-        dense = keras.layers.Dense(len(bias), activation=None if last else activation, name=f"fc{number}")
-        model.add(dense)
-        dense.set_weights([weight.T, bias])
+    for number, layer in enumerate(layers, 1):
+        model.add(keras_dense(layer, f"fc{number}"))
+        if number == len(layers):
+            break
+        if batch_norm:
+            model.add(keras_batch_norm(f"bn{number}"))
+        model.add(keras_activation(activation, f"{activation}{number}"))
     return model
 
 
-def _pytorch_name(activation: str) -> str:
-    if activation not in ACTIVATIONS:
-        raise InputError(f"unknown activation {activation!r}", expected=f"one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[activation]
+def keras_dense(layer: Layer, name: str) -> Any:
+    """One dense layer."""
+    weight, bias = layer
+    dense = require("tensorflow", "keras").layers.Dense(len(bias), name=name)
+    dense.build((None, weight.shape[1]))
+    dense.set_weights([weight.T, bias])
+    return dense
+
+
+def keras_batch_norm(name: str) -> Any:
+    """Batch normalisation with PyTorch's constants."""
+    layers = require("tensorflow", "keras").layers
+    return layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM, name=name)

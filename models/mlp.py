@@ -14,14 +14,37 @@ if TYPE_CHECKING:
 __all__ = ["keras", "pytorch"]
 
 
-def pytorch(inputs: int = 64, hidden: int = 128, classes: int = 10, seed: int = 0) -> torch.nn.Sequential:
-    """Logits [batch, classes] from [batch, inputs]; 64 inputs for scikit-learn's digits, 784 for MNIST."""
-    return pytorch_stack(_layers(inputs, hidden, classes, seed), "relu")
+def pytorch(
+    inputs: int = 64,
+    hidden: int = 128,
+    classes: int = 10,
+    activation: str = "relu",
+    batch_norm: bool = False,
+    seed: int = 0,
+) -> torch.nn.Sequential:
+    """Logits [batch, classes] from [batch, inputs]; 64 inputs for scikit-learn's digits, 784 for MNIST.
+
+    Args:
+        inputs: Length of the input.
+        hidden: Length of the hidden layer.
+        classes: Number of logits.
+        activation: One of `gradfuse.models.activations.ACTIVATIONS`.
+        batch_norm: Whether BatchNorm stands before the activation.
+        seed: Seed of the weights.
+    """
+    return pytorch_stack(_layers(inputs, hidden, classes, seed), activation, batch_norm)
 
 
-def keras(inputs: int = 64, hidden: int = 128, classes: int = 10, seed: int = 0) -> Any:
+def keras(
+    inputs: int = 64,
+    hidden: int = 128,
+    classes: int = 10,
+    activation: str = "relu",
+    batch_norm: bool = False,
+    seed: int = 0,
+) -> Any:
     """The same network, with the same weights, in Keras."""
-    return keras_stack(_layers(inputs, hidden, classes, seed), "relu")
+    return keras_stack(_layers(inputs, hidden, classes, seed), activation, batch_norm)
 
 
 def _layers(inputs: int, hidden: int, classes: int, seed: int) -> list[Layer]:

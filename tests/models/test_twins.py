@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from gradfuse.graph import InputError
-from gradfuse.models import cnn, deep_mlp, mlp
+from gradfuse.models import adding, cnn, deep_mlp, exponential, lstm, mlp, post_ln, pre_ln, resnet, rnn
 
 BUILDERS = {
     "mlp": (mlp, {}),
@@ -11,7 +11,17 @@ BUILDERS = {
     "deep mlp": (deep_mlp, {}),
     "tanh mlp": (deep_mlp, {"activation": "tanh", "gain": 1.0, "depth": 3}),
     "cnn": (cnn, {}),
+    "leaky mlp": (mlp, {"activation": "leaky_relu"}),
+    "prelu and batch norm mlp": (mlp, {"activation": "prelu", "batch_norm": True}),
     "mnist cnn": (cnn, {"size": 28, "channels": 4}),
+    "prelu cnn without batch norm": (cnn, {"activation": "prelu", "batch_norm": False}),
+    "exponential": (exponential, {"gain": 0.3}),
+    "resnet": (resnet, {}),
+    "prelu resnet without batch norm": (resnet, {"activation": "prelu", "batch_norm": False}),
+    "rnn": (rnn, {}),
+    "lstm": (lstm, {"hidden": 16}),
+    "pre-LN transformer": (pre_ln, {}),
+    "post-LN transformer": (post_ln, {"layers": 2}),
 }
 
 
@@ -30,7 +40,8 @@ def test_both_frameworks_compute_the_same(name):
 @pytest.mark.parametrize("name", BUILDERS)
 def test_both_frameworks_train_the_same_number_of_parameters(name):
     model, arguments = BUILDERS[name]
-    pytorch_count = sum(parameter.numel() for parameter in model.pytorch(**arguments).parameters())
+    module = model.pytorch(**arguments)
+    pytorch_count = sum(p.numel() for p in module.parameters() if p.requires_grad)
     assert pytorch_count == sum(int(np.prod(v.shape)) for v in model.keras(**arguments).trainable_variables)
 
 
@@ -53,5 +64,33 @@ def test_the_badly_initialised_network_explodes_with_a_finite_forward():
 
 
 def test_an_unknown_activation_is_named_with_those_that_exist():
-    with pytest.raises(InputError, match=r"unknown activation 'swash'; one of elu, gelu, relu"):
+    with pytest.raises(InputError, match=r"unknown activation 'swash'; one of elu, exponential, gelu"):
         deep_mlp.pytorch(activation="swash")
+
+
+def test_the_exponential_network_does_not_survive_its_first_steps():
+    module = exponential.pytorch()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        x, labels = torch.randn(64, 64, generator=generator), torch.arange(64) % 10
+        loss = torch.nn.functional.cross_entropy(module(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert not loss.isfinite()
+
+
+def test_the_adding_problem_marks_two_values_and_asks_for_their_sum():
+    x, target = adding.data(examples=50, length=9, seed=4)
+    values, marks = x[..., 0], x[..., 1]
+    assert x.shape == (50, 9, 2)
+    assert (marks[:, :4].sum(1) == 1).all()
+    assert (marks[:, 4:].sum(1) == 1).all()
+    np.testing.assert_allclose(target[:, 0], (values * marks).sum(1), rtol=1e-6)
+    assert not np.array_equal(x, adding.data(examples=50, length=9, seed=5)[0])
+
+
+def test_the_recurrence_has_the_spectral_radius_asked_for():
+    weight = rnn.pytorch(radius=1.25).cell.weight_hh_l0.detach().numpy()
+    np.testing.assert_allclose(abs(np.linalg.eigvals(weight)).max(), 1.25, rtol=1e-5)
