@@ -10,8 +10,9 @@ from typing import Any
 
 from ..graph.errors import InputError
 from ..graph.model import TrainableModel
-from . import keras, pytorch
+from . import keras_call, pytorch
 from .frameworks import framework_of
+from .keras import from_keras
 from .locate import locate
 from .onnx_file import choose_parameters
 from .parity import ParityResult, check_parity
@@ -79,9 +80,10 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
         examples = [tensor.detach().cpu().numpy() for tensor in tensors]
         reference = partial(pytorch.reference, source)
     elif framework == "keras":
-        model = keras.from_keras(source, opset=opset)
-        examples = _examples(keras.example_for, source, example_input) if verify else []
-        reference = partial(keras.reference, source)
+        needed = verify or example_input is not None
+        examples = _examples(keras_call.example_for, source, example_input) if needed else []
+        model = from_keras(source, examples or None, opset=opset)
+        reference = partial(keras_call.reference, source)
     else:
         raise InputError(
             f"a {type(source).__name__} is no model",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..graph.errors import InputError, some
-from . import keras
 from .frameworks import framework_of, require
+from .keras_call import variables
 from .parity import Array
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def to_keras(weights: Mapping[str, Array], model: Any) -> None:
     Raises:
         InputError: The model has no such variable, or one of another shape.
     """
-    targets = keras.variables(model)
+    targets = variables(model)
     _check(weights, targets, f"the Keras model {model.name!r}")
     for name, array in weights.items():
         targets[name].assign(array)

@@ -201,9 +201,9 @@ def test_conversion_is_silent(capfd):
 
 
 def test_what_draws_other_random_numbers_is_refused():
-    model = keras.Sequential([keras.Input((4,)), layers.GaussianNoise(0.1, name="noise"), layers.Dense(2)])
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.RandomFlip(name="flip"), layers.Flatten()])
     with pytest.raises(
-        UnsupportedError, match=r"the GaussianNoise layer 'noise' changes its variable .* while it trains"
+        UnsupportedError, match=r"the RandomFlip layer 'flip' changes its variable .* while it trains"
     ):
         convert(model)
 
@@ -243,20 +243,31 @@ def test_an_unbuilt_model_is_refused_with_advice():
         convert(keras.Sequential([layers.Dense(2)]))
 
 
-def test_a_model_that_does_not_tell_its_input_is_refused():
-    class Subclassed(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.fc = layers.Dense(2)
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.head = layers.Dense(4, name="fc"), layers.Dense(2, name="head")
 
-        def call(self, x):
-            return self.fc(x)
+    def call(self, inputs):
+        return {"logits": self.head(self.fc(inputs["a"]) * inputs["b"]), "features": inputs["b"]}
 
+
+def test_a_model_of_a_class_of_its_own():
     model = Subclassed()
-    model(np.zeros((2, 3), np.float32))
-    with pytest.raises(
-        InputError, match="does not tell the shape of its input; a functional or Sequential model"
-    ):
+    model({"a": np.zeros((2, 3), np.float32), "b": np.zeros((2, 1), np.float32)})
+    conversion = convert(model)
+    assert conversion.model.parameters == ("fc/kernel", "fc/bias", "head/kernel", "head/bias")
+    assert [str(spec) for spec in conversion.model.inputs] == [
+        "input_0 float[batch, 3]",
+        "input_1 float[batch, 1]",
+    ]
+    assert [spec.dims for spec in conversion.model.outputs] == [("batch", 1), ("batch", 2)]
+
+
+def test_a_model_that_does_not_tell_its_input_is_refused():
+    model = Subclassed()
+    model.built = True
+    with pytest.raises(InputError, match=r"does not tell the shape of its input; .*called on one argument"):
         convert(model)
 
 
