@@ -8,7 +8,7 @@ refused, rather than converted to what they do at inference.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def from_keras(model: Any, examples: Sequence[Array] | None = None, *, opset: in
     converted.opset_imports.pop("ai.onnx.ml", None)
     graph = converted.graph
     _restore_variables(graph, names)
-    _complete_nodes(graph, {layer.name for layer in layers_of(model)}, markers)
+    _complete_nodes(graph, model, markers)
     _name_signature(graph, signature)
     fold_integers(converted)
     _check_ops(graph)
@@ -137,24 +137,25 @@ def _restore_variables(graph: ir.Graph, names: Mapping[str, Any]) -> None:
         graph.register_initializer(value)
 
 
-def _complete_nodes(graph: ir.Graph, layers: Collection[str], markers: Markers) -> None:
+def _complete_nodes(graph: ir.Graph, model: Any, markers: Markers) -> None:
     """Record the layer that each node came from, complete what markers became, and clean up the names."""
-    builder = Builder(graph)
+    builder, layers = Builder(graph), {layer.name for layer in layers_of(model)}
     for node in list(graph):
         scopes = [_SCOPE.sub("", scope) for scope in (node.name or "").split("/")[:-1]]
         if path := "/".join(scope for scope in scopes if scope in layers):
             node.metadata_props[LAYER] = path
         markers.complete(node, builder)
     for node in graph:
-        node.name = _clean(node.name or "", builder)
+        node.name = _clean(node.name or "", model.name, builder)
         for output in node.outputs:
-            output.name = _clean(output.name or "", builder)
+            output.name = _clean(output.name or "", model.name, builder)
     graph.sort()
 
 
-def _clean(name: str, builder: Builder) -> str:
-    """A name without what `keras_layers` and TensorFlow add to those of layers."""
-    clean = "/".join(_SCOPE.sub("", part) for part in name.split("/"))
+def _clean(name: str, model: str, builder: Builder) -> str:
+    """A name without the model's own, and without what `keras_layers` and TensorFlow add to those of layers."""
+    parts = [_SCOPE.sub("", part) for part in name.split("/")]
+    clean = "/".join(parts[1:] if len(parts) > 1 and parts[0] == model else parts)
     return name if clean == name else builder.unique_name(clean)
 
 

@@ -126,13 +126,10 @@ def call(
         inputs: The inputs.
     """
     keras = require("tensorflow", "keras")
-    outputs, state = model.stateless_call(
-        [values[id(variable)] for variable in model.trainable_variables],
-        [values[id(variable)] for variable in model.non_trainable_variables],
-        keras.tree.pack_sequence_as(structure, list(inputs)),
-        training=True,
-    )
-    return keras.tree.flatten(outputs), state
+    nested = keras.tree.pack_sequence_as(structure, list(inputs))
+    with keras.StatelessScope([(variable, values[id(variable)]) for variable in model.variables]) as scope:
+        outputs = keras.tree.flatten(model(nested, training=True))
+    return outputs, [scope.get_current_value(variable) for variable in model.non_trainable_variables]
 
 
 def example_for(model: Any, shape: Sequence[int] | None = None) -> tuple[Array, ...]:
