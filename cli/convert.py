@@ -31,4 +31,14 @@ def convert(
     )
     path = conversion.model.save(output)
     print(f"wrote {path}: {len(conversion.model.parameters)} parameters from {conversion.model.framework}")
-    print(conversion.parity or "not compared with the framework's gradients (--no-verify)")
+    for note in conversion.notes:
+        print(note)
+    print(conversion.parity or _not_compared(no_verify))
+
+
+def _not_compared(no_verify: bool) -> str:
+    return (
+        "not compared with its source (--no-verify)"
+        if no_verify
+        else "gradfuse's own file: nothing to compare with"
+    )

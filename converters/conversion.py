@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from ..graph.errors import InputError
+from ..graph.gradient_graph import GradientGraph
 from ..graph.model import TrainableModel
 from . import keras_call, pytorch
 from .frameworks import framework_of
 from .keras import from_keras
 from .locate import locate
-from .onnx_file import choose_parameters
-from .parity import ParityResult, check_parity
+from .onnx_file import OnnxFile
+from .parameters import choose_parameters
+from .parity import ParityResult, check_outputs, check_parity, loss_for
 
 __all__ = ["Conversion", "convert"]
+
+_HALF_PRECISION = 2e-2
+"""How far a float16 file and its float32 form may differ: a hundred roundings of 10 bits, added up as they do at random."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class Conversion:
 
     Attributes:
         model: The model.
-        parity: How well it agrees with its source; None where that was not checked, as for an ONNX file.
+        parity: How well it agrees with its source; None where that was not checked.
+        notes: What the user should know of the conversion, each in a line.
     """
 
     model: TrainableModel
     parity: ParityResult | None = None
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -65,6 +72,8 @@ def convert(
         name, located = str(source), locate(source)
         source = located.model
         example_input = located.example_input if example_input is None else example_input
+    if isinstance(source, OnnxFile):
+        return _convert_file(source.choosing(train), example_input, tolerance, verify)
     conversion = _convert(source, example_input, opset, tolerance, verify)
     model = choose_parameters(conversion.model, train)
     return replace(conversion, model=replace(model, source=model.source or name))
@@ -92,6 +101,17 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
     return Conversion(
         model, check_parity(model, reference, examples, tolerance=tolerance) if verify else None
     )
+
+
+def _convert_file(file: OnnxFile, example_input: Any, tolerance: float, verify: bool) -> Conversion:
+    if not verify:
+        return Conversion(file.model, notes=file.notes)
+    # An op without a gradient is refused here, rather than when the file that is written now should train.
+    GradientGraph.of(file.model, loss_for(file.model.outputs[0]))
+    examples = _examples(OnnxFile.examples, file, example_input)
+    allowed = max(tolerance, _HALF_PRECISION) if file.is_half_precision else tolerance
+    parity = check_outputs(file.model, file.run, examples, tolerance=allowed)
+    return Conversion(file.model, parity, file.notes)
 
 
 def _examples(example_for: Callable[..., Any], source: Any, example_input: Any) -> list[Any]:

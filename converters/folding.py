@@ -2,6 +2,7 @@
 
     before                                          after
     Shape(x)[1:3] where those lengths are static    initializer
+    Size(x) where all lengths are static            initializer
     Reshape(Constant 1, [-1])                       initializer [1]
 
 Only integers and truth values are folded, so that no weight can be: folding a weight's Transpose would lose the weight's name.
@@ -9,6 +10,9 @@ Only integers and truth values are folded, so that no weight can be: folding a w
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +26,11 @@ from .parity import Array
 __all__ = ["fold_integers"]
 
 _RANDOM = ("Bernoulli", "Multinomial")
+
+_GROWING = ("ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample")
+
+_LARGEST = 1 << 16
+"""Elements of the largest result that a growing op is evaluated for; a file of a few bytes can ask for terabytes."""
 
 Results: TypeAlias = "list[Array]"
 
@@ -41,14 +50,16 @@ def fold_integers(model: ir.Model) -> None:
 
 
 def _static_shape(node: ir.Node) -> Results:
-    """The result of a Shape whose lengths are static; empty for any other node."""
-    x = node.inputs[0] if node.op_type == "Shape" else None
+    """The result of a Shape or Size whose lengths are static; empty for any other node."""
+    x = node.inputs[0] if node.op_type in ("Shape", "Size") else None
     if x is None or x.shape is None:
         return []
     end = node.attributes["end"].as_int() if "end" in node.attributes else None
     lengths = list(x.shape)[node.attributes.get_int("start", 0) : end]
     static = [length for length in lengths if isinstance(length, int)]
-    return [np.array(static, np.int64)] if len(static) == len(lengths) else []
+    if len(static) < len(lengths):
+        return []
+    return [np.array(static if node.op_type == "Shape" else math.prod(static), np.int64)]
 
 
 def _evaluated(node: ir.Node, opset: int) -> Results:
@@ -62,7 +73,7 @@ def _evaluated(node: ir.Node, opset: int) -> Results:
     if subgraphs or node.op_type in _RANDOM or not all(map(_is_integer, node.outputs)):
         return []
     feeds = {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
-    if len(feeds) < len(tensors):
+    if len(feeds) < len(tensors) or _may_be_large(node, feeds):
         return []
     from onnx.reference import ReferenceEvaluator
 
@@ -71,12 +82,25 @@ def _evaluated(node: ir.Node, opset: int) -> Results:
     )
     graph = onnx.helper.make_graph([ir.serde.serialize_node(node)], "constants", inputs, outputs)
     opsets = [onnx.helper.make_opsetid("", opset)]
-    results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
+        except (
+            Exception
+        ):  # whatever an op raises on numbers that it does not expect: then nothing is known in advance
+            return []
     return [np.asarray(result) for result in results]
 
 
 def _is_integer(value: ir.Value) -> bool:
     return value.dtype is not None and (value.dtype.is_integer() or value.dtype == ir.DataType.BOOL)
+
+
+def _may_be_large(node: ir.Node, feeds: Mapping[str, Array]) -> bool:
+    """Whether a node could make a large tensor of small ones: the product of its numbers bounds the result."""
+    numbers = [abs(int(number)) for array in feeds.values() for number in array.flat[:_LARGEST]]
+    return node.op_type in _GROWING and math.prod(max(number, 1) for number in numbers) > _LARGEST
 
 
 def _replace(graph: ir.Graph, output: ir.Value, result: Array) -> None:

@@ -11,7 +11,7 @@ from ..graph.callables import call, find_callable, kind_of, reason_of
 from ..graph.errors import InputError, UnsupportedError
 from ..graph.model import TrainableModel
 from .frameworks import framework_of, quieten_tensorflow, require
-from .onnx_file import from_onnx
+from .onnx_file import read_onnx
 
 __all__ = ["Located", "locate"]
 
@@ -24,7 +24,7 @@ class Located:
     """A model, as its framework has it.
 
     Attributes:
-        model: A `torch.nn.Module`, `keras.Model` or TrainableModel.
+        model: A `torch.nn.Module`, `keras.Model`, OnnxFile or TrainableModel.
         example_input: The example input that came with it, or None.
     """
 
@@ -80,7 +80,7 @@ def _load_keras(path: Path) -> Any:
         ) from error
 
 
-_LOADERS: dict[str, Callable[[Path], Any]] = {".keras": _load_keras, ".onnx": from_onnx}
+_LOADERS: dict[str, Callable[[Path], Any]] = {".keras": _load_keras, ".onnx": read_onnx}
 
 _PICKLE = (
     "it is a pickle, which runs code when it is loaded, or weights without a model",

@@ -1,54 +1,175 @@
 """From any ONNX file to a TrainableModel.
 
-A file that gradfuse wrote says what its parameters are. In any other, a floating-point initializer is a parameter if an op uses
-it as a weight, directly or through ops that only rearrange it; the running statistics of BatchNormalization never are.
+A file that gradfuse wrote says what its parameters are. In any other, `parameters` finds them.
 
     before                                             after
-    opset below 18 or above 21                         18 or 21
     model-local functions                              inlined
-    Constant of more than one element                  initializer
     BatchNormalization, training_mode=1                inference form; those without it are then marked FROZEN
     Dropout(x, ratio, true)                            Dropout(x, ratio); those without `true` are then marked FROZEN
+    a batch of one size                                of any size, where `batch` finds that safe
+    float16, bfloat16                                  float32
+    opset below 18 or above 21                         18 or 21
+    Constant of more than one element                  initializer
+
+The first three lines give the reference: what comes after them must compute what they compute, and is held to it.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, LiftConstantsToInitializersPass
+from onnx_ir.passes.common import (
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    LiftSubgraphInitializersToMainGraphPass,
+    RemoveInitializersFromInputsPass,
+)
 
-from ..graph.errors import InputError, some
+from ..graph.errors import ConversionError, GradfuseError, InputError, UnsupportedError
+from ..graph.evaluation import evaluate
 from ..graph.files import MAX_IR_VERSION, load_model
-from ..graph.lowering import OPSETS
-from ..graph.model import FROZEN, TrainableModel
+from ..graph.lowering import OPSETS, infer_shapes
+from ..graph.model import FROZEN, TensorSpec, TrainableModel, spec_of
+from ..graph.source import describe_node
+from .batch import fixed_batch, with_any_batch
+from .division import guard_division
 from .folding import fold_integers
+from .inlining import check_functions
 from .opset import to_opset
+from .parameters import choose_parameters, weights
+from .parity import Array
+from .precision import is_half_precision, refuse_quantised, to_float32
 
-__all__ = ["choose_parameters", "from_onnx"]
+__all__ = ["OnnxFile", "from_onnx", "read_onnx"]
 
-_WEIGHT_INPUTS = {
-    **dict.fromkeys(("Add", "Sub", "Mul", "MatMul", "Einsum"), (0, 1)),
-    **dict.fromkeys(("Conv", "ConvTranspose"), (1, 2)),
-    **dict.fromkeys(
-        ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"), (1, 2)
-    ),
-    **dict.fromkeys(("GRU", "RNN"), (1, 2, 3)),
-    "Gather": (0,),
-    "Gemm": (0, 1, 2),
-    "LSTM": (1, 2, 3, 7),
-    "PRelu": (1,),
-}
-"""Where ops take their weights."""
+_OLDEST_OPSET = 7
 
-_REARRANGING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_LENGTHS = (8, 64, 224)
+"""What symbolic axes are tried with, in turn: a deep network of images takes no small ones."""
+
+_LARGEST_INPUT = 1 << 28
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file of another exporter.
+
+    Attributes:
+        path: The file.
+        original: What it holds, functions inlined, in inference form.
+        model: The same, ready to train.
+        notes: What differs between the two, for the user to know.
+    """
+
+    path: Path
+    original: ir.Model
+    model: TrainableModel
+    notes: tuple[str, ...]
+
+    @property
+    def is_half_precision(self) -> bool:
+        """Whether the file computes with float16 or bfloat16, whose rounding the trained model does not share."""
+        return is_half_precision(self.original)
+
+    def choosing(self, patterns: Sequence[str] | None) -> OnnxFile:
+        """The same, in which patterns choose the parameters.
+
+        Raises:
+            InputError: There are none, or a pattern matches none.
+        """
+        model = choose_parameters(self.model, patterns)
+        if not model.parameters:
+            raise InputError(
+                f"{self.path} has no parameters to train",
+                expected="floating-point initializers that a layer uses as weights",
+                remedy="export the model with its weights in it, or name some with --train",
+            )
+        return replace(self, model=model)
+
+    def examples(self, shape: Sequence[int] | None = None) -> tuple[Array, ...]:
+        """An example of two for each input, of a size that the file can take.
+
+        Args:
+            shape: The shape of one input without the batch, where it is known; the same for each input.
+
+        Raises:
+            InputError: The file takes none of the sizes tried.
+        """
+        errors: list[GradfuseError] = []
+        for length in _LENGTHS:
+            arrays = tuple(_example(spec, length, shape) for spec in self.model.inputs)
+            try:
+                self.run(arrays)
+            except GradfuseError as error:
+                errors.append(error)
+            else:
+                return arrays
+        raise InputError(
+            f"{self.path} does not run, so that nothing can be compared with it: {errors[0].wrong}",
+            remedy="say --input-shape if its axes are not what they seem, or --no-verify",
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """The file's own outputs; where it takes batches of one size only, from as many runs as it needs."""
+        size = fixed_batch(self.original) or len(inputs[0])
+        parts = [
+            self._run([array[start : start + size] for array in inputs])
+            for start in range(0, len(inputs[0]), size)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+    def _run(self, inputs: Sequence[Array]) -> list[Array]:
+        values = [
+            value
+            for value in self.original.graph.inputs
+            if value.name not in self.original.graph.initializers
+        ]
+        feeds = {
+            value.name or "": array.astype(spec_of(value).dtype.numpy())
+            for value, array in zip(values, inputs, strict=True)
+        }
+        return [_widened(array) for array in _evaluated(self.original, feeds).values()]
+
+
+def _evaluated(model: ir.Model, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    if (model.opset_imports.get("") or 0) in range(_OLDEST_OPSET, OPSETS[-1] + 1):
+        return evaluate(model, feeds)
+    # Every onnxruntime that trains ends at that opset; the standard's own evaluator knows all of them.
+    from onnx.reference import ReferenceEvaluator
+
+    names = [output.name or "" for output in model.graph.outputs]
+    try:
+        results = ReferenceEvaluator(ir.serde.serialize_model(model)).run(names, dict(feeds))
+    except Exception as error:  # whatever its ops raise
+        raise ConversionError(f"ONNX's evaluator cannot run it: {error}") from error
+    return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
+
+
+def _widened(array: Array) -> Array:
+    return (
+        array
+        if array.dtype in (np.float32, np.float64) or array.dtype.kind in "iub"
+        else array.astype(np.float32)
+    )
+
+
+def _example(spec: TensorSpec, length: int, shape: Sequence[int] | None) -> Array:
+    dims = [dim if isinstance(dim, int) else length for dim in spec.dims[1:]]
+    batch = spec.dims[0] if spec.dims and isinstance(spec.dims[0], int) else 2
+    lengths = (batch, *(dims if shape is None else shape))
+    if np.prod(lengths, dtype=float) > _LARGEST_INPUT:
+        raise InputError(f"the input {spec} is too large to try", remedy="--no-verify skips the comparison")
+    return np.ones(lengths, spec.dtype.numpy())
 
 
 def from_onnx(path: str | Path, *, train: Sequence[str] | None = None) -> TrainableModel:
-    """Read an ONNX file.
+    """Read an ONNX file, without comparing the result with it.
 
     Args:
         path: The file.
@@ -57,52 +178,75 @@ def from_onnx(path: str | Path, *, train: Sequence[str] | None = None) -> Traina
     Raises:
         ConversionError: An op has no counterpart at a supported opset.
         InputError: The file is missing or damaged, has no parameters, or none that a pattern chooses.
+        UnsupportedError: It is quantised, or has ops that are not of the ONNX standard.
     """
-    model = load_model(path)
-    if TrainableModel.is_recorded(model):
-        return choose_parameters(TrainableModel.from_recorded(model), train)
-    InlinePass()(model)
-    opset = model.opset_imports.get("", OPSETS[0])
-    model = to_opset(model, min(max(opset, OPSETS[0]), OPSETS[-1]))
-    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
-    # A Constant of one element is a number of the formula, rather than a weight.
-    LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=2)(model)
-    _to_inference_form(model)
-    fold_integers(model)
-    weights = set(_weights(model.graph))
-    parameters = tuple(name for name in model.graph.initializers if name in weights)
-    if not parameters:
-        raise InputError(
-            f"{path} has no parameters to train",
-            expected="floating-point initializers that a layer uses as weights",
-            remedy="export the model with its weights in it",
-        )
-    return choose_parameters(TrainableModel(model, parameters, "onnx", str(path)), train)
+    source = read_onnx(path)
+    if isinstance(source, TrainableModel):
+        return choose_parameters(source, train)
+    return source.choosing(train).model
 
 
-def choose_parameters(model: TrainableModel, patterns: Sequence[str] | None) -> TrainableModel:
-    """The model with only those parameters that match one of the patterns; all of them for None.
+def read_onnx(path: str | Path) -> OnnxFile | TrainableModel:
+    """Read an ONNX file; one that gradfuse wrote is a TrainableModel at once.
 
     Raises:
-        InputError: A pattern matches none.
+        GradfuseError: As `from_onnx` does.
     """
-    if patterns is None:
-        return model
-    for pattern in patterns:
-        if not fnmatch.filter(model.parameters, pattern):
-            raise InputError(
-                f"no parameter matches {pattern!r}", expected=f"a pattern for {some(model.parameters)}"
+    path = Path(path)
+    original = load_model(path)
+    if TrainableModel.is_recorded(original):
+        return TrainableModel.from_recorded(original)
+    _normalise(original)
+    model, notes = original.clone(), []
+    if (batch := fixed_batch(model)) is not None:
+        free = with_any_batch(model)
+        model = free or model
+        notes.append(
+            f"exported for a batch of {batch}" + (", now for any" if free else ", and trains at that only")
+        )
+    if is_half_precision(model):
+        to_float32(model)
+        notes.append("float16 became float32, in which it trains")
+    model = to_opset(model, min(max(model.opset_imports[""], OPSETS[0]), OPSETS[-1]))
+    model.ir_version = MAX_IR_VERSION
+    # A Constant of one element is a number of the formula, rather than a weight.
+    LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=2)(model)
+    fold_integers(model)
+    guard_division(model)
+    trainable = TrainableModel(model, weights(model.graph), "onnx", str(path))
+    return OnnxFile(path, original, trainable, tuple(notes))
+
+
+def _normalise(model: ir.Model) -> None:
+    """Inline functions, check what there is, and give it its inference form, in place."""
+    if "ai.onnx" in model.opset_imports:
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    opset = model.opset_imports.setdefault("", OPSETS[0])
+    if opset < _OLDEST_OPSET:
+        raise UnsupportedError(f"the model has opset {opset}", expected=f"opset {_OLDEST_OPSET} or later")
+    check_functions(model)
+    InlinePass()(model)
+    refuse_quantised(model)
+    _refuse_other_domains(model)
+    RemoveInitializersFromInputsPass()(model)
+    LiftSubgraphInitializersToMainGraphPass()(model)
+    _to_inference_form(model)
+    infer_shapes(model)
+    guard_division(model)
+
+
+def _refuse_other_domains(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        if node.domain:
+            raise UnsupportedError(
+                f"{describe_node(node)} is not of the ONNX standard",
+                expected="ops of the standard, or functions that the file defines by them",
+                remedy="export the model without optimisation for a runtime",
             )
-    chosen = [name for name in model.parameters if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    return replace(model, parameters=tuple(chosen))
 
 
 def _to_inference_form(model: ir.Model) -> None:
-    nodes = [
-        node
-        for node in model.graph
-        if node.domain == "" and node.op_type in ("BatchNormalization", "Dropout")
-    ]
+    nodes = [node for node in model.graph if node.op_type in ("BatchNormalization", "Dropout")]
     training = [_is_training(node) for node in nodes]
     for node, trains in zip(nodes, training, strict=True):
         if any(training) and not trains:
@@ -135,25 +279,3 @@ def _drop_statistics(node: ir.Node, graph: ir.Graph) -> None:
     graph.outputs.clear()
     graph.outputs.extend(kept)
     node.resize_outputs(1)
-
-
-def _weights(graph: ir.Graph) -> Iterator[str]:
-    """Names of the initializers that ops use as weights."""
-    for node in graph:
-        for index in _WEIGHT_INPUTS.get(node.op_type, ()) if node.domain == "" else ():
-            value = _origin(node.inputs[index]) if index < len(node.inputs) else None
-            name = "" if value is None else value.name or ""
-            if name in graph.initializers and _is_weight(graph.initializers[name]):
-                yield name
-
-
-def _origin(value: ir.Value | None) -> ir.Value | None:
-    """The value that `value` is a rearrangement of."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in _REARRANGING:
-        value = node.inputs[0]
-    return value
-
-
-def _is_weight(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 0

@@ -23,7 +23,7 @@ from ..graph.evaluation import evaluate
 from ..graph.gradient_graph import GradientGraph
 from ..graph.model import FROZEN, TensorSpec, TrainableModel
 
-__all__ = ["Array", "DrawTarget", "ParityResult", "Reference", "check_parity"]
+__all__ = ["Array", "DrawTarget", "ParityResult", "Reference", "check_outputs", "check_parity", "loss_for"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 DrawTarget: TypeAlias = Callable[[Array], Array]
@@ -57,7 +57,7 @@ class ParityResult:
         worst: The parameter, output or statistic that agrees least.
         error: Its relative error.
         tolerance: What was allowed.
-        loss: The loss whose gradients were compared.
+        loss: The loss whose gradients were compared; empty where only outputs were, as for an ONNX file.
         errors: The relative error of each array compared, by what it is, as "the gradient of 'fc1.weight'".
     """
 
@@ -75,7 +75,7 @@ class ParityResult:
     def __str__(self) -> str:
         return (
             f"{self.compared} arrays agree: worst relative error {self.error:.1e} at {self.worst} "
-            f"(tolerance {self.tolerance:.0e}, {self.loss} loss)"
+            f"(tolerance {self.tolerance:.0e}, {f'{self.loss} loss' if self.loss else 'outputs only'})"
         )
 
 
@@ -104,7 +104,7 @@ def check_parity(
     rng = np.random.default_rng(seed)
     size = batch or (5 if len(examples[0]) != 5 else 7)
     inputs = [_draw(rng, size, np.asarray(example)) for example in examples]
-    loss = _loss_for(model.outputs[0])
+    loss = loss_for(model.outputs[0])
     theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
     graph = GradientGraph.of(_without_dropout(model), loss)
     feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
@@ -120,6 +120,44 @@ def check_parity(
     return ParityResult(worst, errors[worst], tolerance, loss, errors)
 
 
+def check_outputs(
+    model: TrainableModel,
+    compute: Callable[[Sequence[Array]], Sequence[Array]],
+    examples: Sequence[Array],
+    *,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> ParityResult:
+    """Compare the outputs of a model, in inference form, with those of the ONNX file that it came from.
+
+    Args:
+        model: The converted model.
+        compute: The outputs of the file, from inputs.
+        examples: As for `check_parity`.
+        tolerance: The largest relative error allowed.
+        seed: Seed of the inputs.
+
+    Raises:
+        ParityError: They differ.
+    """
+    rng = np.random.default_rng(seed)
+    fixed = model.inputs[0].dims[:1]
+    size = fixed[0] if fixed and isinstance(fixed[0], int) else 2 * len(examples[0]) + 1
+    inputs = [_draw(rng, size, example) for example in examples]
+    theirs = compute(inputs)
+    feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
+    ours = evaluate(model.onnx, feeds)
+    noisy = evaluate(model.onnx, {name: _with_rounding_error(rng, array) for name, array in feeds.items()})
+    errors = {
+        f"output {name!r}": _checked_error(
+            f"output {name!r}", ours[name], noisy[name], their_array, "the file", tolerance
+        )
+        for name, their_array in zip(ours, theirs, strict=True)
+    }
+    worst = max(errors, key=errors.__getitem__)
+    return ParityResult(worst, errors[worst], tolerance, "", errors)
+
+
 def _draw(rng: np.random.Generator, batch: int, example: Array) -> Array:
     shape: tuple[int, ...] = (batch, *example.shape[1:])
     if example.dtype == np.bool_:
@@ -129,7 +167,7 @@ def _draw(rng: np.random.Generator, batch: int, example: Array) -> Array:
     return np.asarray(rng.standard_normal(shape), example.dtype)
 
 
-def _loss_for(output: TensorSpec) -> str:
+def loss_for(output: TensorSpec) -> str:
     """Cross-entropy where the output can be logits of two classes or more, else the mean square."""
     classes = output.dims[1] if len(output.dims) == 2 else 1
     return "cross-entropy" if isinstance(classes, int) and classes >= 2 else "mse"
@@ -155,12 +193,13 @@ def _with_rounding_errors(
     """Data and parameters, each floating-point number changed by about one rounding error."""
     parameters = {name: model.onnx.graph.initializers[name].const_value for name in model.parameters}
     arrays = {**{name: tensor.numpy() for name, tensor in parameters.items() if tensor is not None}, **feeds}
-    return {
-        name: np.asarray(array * (1.0 + _ROUNDING * rng.uniform(-1.0, 1.0, array.shape)), array.dtype)
-        if np.issubdtype(array.dtype, np.floating)
-        else array
-        for name, array in arrays.items()
-    }
+    return {name: _with_rounding_error(rng, array) for name, array in arrays.items()}
+
+
+def _with_rounding_error(rng: np.random.Generator, array: Array) -> Array:
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    return np.asarray(array * (1.0 + _ROUNDING * rng.uniform(-1.0, 1.0, array.shape)), array.dtype)
 
 
 def _pairs(graph: GradientGraph, theirs: Reference) -> Iterator[tuple[str, str, Array]]:

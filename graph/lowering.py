@@ -12,7 +12,7 @@ In this order:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx
@@ -30,7 +30,7 @@ from .recurrence import RECURRENT, unroll
 from .rewriting import replace_node
 from .source import describe_node
 
-__all__ = ["OPSETS", "infer_shapes", "lower"]
+__all__ = ["OPSETS", "infer_shapes", "inline_standard_functions", "lower"]
 
 OPSETS = range(18, 22)
 """The opsets of models that can be differentiated: gradients are written in ops as opset 18 defines them."""
@@ -57,7 +57,8 @@ def lower(model: ir.Model) -> None:
     _name_nodes(model.graph)
     infer_shapes(model)
     _write_out(model)
-    _inline_standard_functions(model)
+    missing = [node for node in model.graph if node.domain == "" and ("", node.op_type) not in TABLE]
+    inline_standard_functions(model, missing)
     for node in list(model.graph):
         if node.domain == "" and node.op_type in _PADDED_OPS:
             _make_pads_explicit(node)
@@ -165,12 +166,13 @@ _WRITTEN_OUT = {
 }
 
 
-def _inline_standard_functions(model: ir.Model) -> None:
+def inline_standard_functions(model: ir.Model, nodes: Iterable[ir.Node]) -> None:
+    """Replace, in place, those of the nodes that the standard defines by a function body."""
     opset = model.opset_imports[""]
-    missing = [node for node in model.graph if node.domain == "" and ("", node.op_type) not in TABLE]
-    for node in missing:
+    for node in nodes:
         body = _function_body(node, opset)
-        if body is not None:
+        if body is not None and body.node:
+            _drop_absent_outputs(body)
             function = ir.serde.deserialize_function(body)
             # One function for each node: a body may depend on the node's attributes and input types.
             function.domain, function.name = "gradfuse.lowering", f"{node.op_type}_{len(model.functions)}"
@@ -186,6 +188,12 @@ def _inline_standard_functions(model: ir.Model) -> None:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
         infer_shapes(model)
+
+
+def _drop_absent_outputs(body: onnx.FunctionProto) -> None:
+    """The body that onnx (seen in 1.23) makes for a node lists outputs that the node lacks, and does not compute them."""
+    computed = {output for node in body.node for output in node.output}
+    body.output[:] = [output for output in body.output if output in computed]
 
 
 def _function_body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:

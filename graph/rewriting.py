@@ -1,4 +1,4 @@
-"""What rewrites of a forward graph have in common."""
+"""What rewrites of a graph have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from .builder import Tensor
 
-__all__ = ["replace_node"]
+__all__ = ["replace_node", "without_weights"]
 
 
 def replace_node(node: ir.Node, results: Sequence[Tensor | None]) -> None:
@@ -22,3 +22,35 @@ def replace_node(node: ir.Node, results: Sequence[Tensor | None]) -> None:
         result.value.name, result.value.shape, result.value.type = name, output.shape, output.type
         output.replace_all_uses_with(result.value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def without_weights(model: ir.Model, above: int) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
+    """A copy whose large initializers are inputs without a value, so that it is small whatever the model's size.
+
+    Args:
+        model: The model.
+        above: Elements from which an initializer of floating-point numbers is large.
+
+    Returns:
+        The copy, and the tensors by name.
+    """
+    clone = model.clone()
+    tensors = {
+        name: value.const_value
+        for name, value in clone.graph.initializers.items()
+        if value.const_value is not None and _is_large(value.const_value, above)
+    }
+    for name in tensors:
+        value = clone.graph.initializers.pop(name)
+        value.const_value = None
+        if value not in clone.graph.inputs:
+            clone.graph.inputs.append(value)
+    return clone, tensors
+
+
+def _is_large(tensor: ir.TensorProtocol, above: int) -> bool:
+    return tensor.size >= above and tensor.dtype in (
+        ir.DataType.FLOAT,
+        ir.DataType.DOUBLE,
+        ir.DataType.FLOAT16,
+    )
