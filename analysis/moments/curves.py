@@ -7,13 +7,15 @@ ends of one latent (x and sigmoid(x) of x sigmoid(x), a skip beside an activatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .correlation import correlation, cross_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
 from .state import Curve, GradientMoments, Moments
+from .token_curves import function_tokens, slope_tokens
+from .tokens import TokenCorrelation
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 
@@ -40,16 +42,17 @@ def as_latent(name: str, moments: Moments) -> Moments:
     """The tensor as the identity of itself."""
     mean, std = moments.mean, np.sqrt(moments.variance)
     if mean.size * NODES.size > _MAX_CURVE_SIZE and mean.ndim > 1:
-        axes = tuple(range(1, mean.ndim))
+        axes = tuple(range(1, mean.ndim)) if moments.tokens is None else moments.tokens.axes
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
+        if moments.tokens is not None:  # what the mean differs by from token to token counts as varying
+            std = np.sqrt(std**2 + moments.mean.var(axes, keepdims=True))
     values = mean + std * broadcast_nodes(mean.ndim)
     if moments.positive:
         spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
         values = mean * np.exp(spread * broadcast_nodes(mean.ndim) - 0.5 * spread**2)
-    return Moments(
-        moments.mean, moments.variance, moments.covariance, Curve(name, values, correlation(moments))
-    )
+    rho = None if moments.tokens is not None else correlation(moments)
+    return replace(moments, curve=Curve(name, values, rho))
 
 
 def broadcast_nodes(rank: int) -> Array:
@@ -66,7 +69,10 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
         if rho is not None and np.all(np.isfinite(variance)):
             covariance = _with_variance(second_moments(curve.values, rho) - pairs(mean), variance)
     shape = latent.shape
-    return Moments(np.broadcast_to(mean, shape), np.broadcast_to(variance, shape), covariance, curve)
+    mean, variance, tokens = np.broadcast_to(mean, shape), np.broadcast_to(variance, shape), None
+    if latent.tokens is not None:
+        tokens = function_tokens(curve.values, variance, latent.tokens)
+    return Moments(mean, variance, covariance, curve, tokens=tokens)
 
 
 def _with_variance(covariance: Array, variance: Array) -> Array:
@@ -79,6 +85,8 @@ def _with_variance(covariance: Array, variance: Array) -> Array:
 def through(seed: Seed, latent: Moments) -> GradientMoments:
     """The gradient with respect to the latent of what arrived at the end of a chain."""
     gradient, slope, xi = seed.gradient, seed.slope, broadcast_nodes(latent.mean.ndim)
+    if gradient.tokens is not None or latent.tokens is not None:
+        return _through_tokens(seed, latent)
     with np.errstate(all="ignore"):
         rho = correlation(latent)
         b0, b1 = expectation(slope), expectation(slope * xi)
@@ -95,6 +103,21 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
             tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
     cancelled = gradient.cancelled * _per_channel(b0**2)
     return GradientMoments(mean, variance, covariance, cancelled, tilt, tilted_total, hessian, skew)
+
+
+def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:
+    """The same for a sequence."""
+    gradient, slope, xi = seed.gradient, seed.slope, broadcast_nodes(latent.mean.ndim)
+    known = gradient.tokens or latent.tokens
+    assert known is not None
+    own = gradient.tokens or TokenCorrelation.white(known.axes, latent.shape)
+    with np.errstate(all="ignore"):
+        mean = gradient.mean * expectation(slope)
+        variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
+        rho = latent.tokens if latent.tokens is not None and latent.tokens.axes == known.axes else None
+        tokens = slope_tokens(slope, rho, own, gradient.mean, gradient.variance, variance)
+        tilt = gradient.mean * expectation(slope * xi)
+    return replace(GradientMoments.of(mean, variance, tokens=tokens), tilt=tilt)
 
 
 def _hessian(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> Array | None:

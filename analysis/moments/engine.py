@@ -397,13 +397,17 @@ def _cast(node: ir.Node, operand: Operand) -> Operand:
 def _one_example(value: ir.Value | None, moments: Moments) -> Array:
     """Zeros of the tensor's shape, for a batch of one."""
     assert value is not None
+    if value.shape is not None and len(value.shape) == moments.mean.ndim:
+        return np.zeros(moments.shape)  # the batch is part of a longer axis
     return np.expand_dims(np.zeros(moments.shape), min(batch_axis(value), moments.mean.ndim))
 
 
 def _check_shapes(node: ir.Node, results: Sequence[Moments]) -> None:
     """A rule that gives another shape than the graph has taken the axes for what they are not."""
     for value, moments in zip(node.outputs, results, strict=False):
-        dims = [dim for axis, dim in enumerate(value.shape or ()) if axis != batch_axis(value)]
+        merged = value.shape is not None and len(value.shape) == moments.mean.ndim
+        held = batch_axis(value) if not merged else None
+        dims = [dim for axis, dim in enumerate(value.shape or ()) if axis != held]
         fits = len(dims) == moments.mean.ndim and all(
             length == dim or not isinstance(dim, int) for length, dim in zip(moments.shape, dims, strict=True)
         )

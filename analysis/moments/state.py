@@ -4,7 +4,7 @@ A tensor `[batch, *elements]` is described by one example's elements. Its elemen
 
 Covariances come in one array whose meaning follows from the elements: for dense tensors the matrix `[C, C]`; for tensors with
 positions the autocovariance `[C, *lags]` of each channel, averaged over positions, on a torus of the positions' shape (lag 0
-first), channels taken as uncorrelated. None stands for uncorrelated elements.
+first), channels taken as uncorrelated. None stands for uncorrelated elements. Sequences have their covariance as `tokens` instead.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .quadrature import Array
+from .tokens import TokenCorrelation, of_sum
 
 __all__ = ["Curve", "GradientMoments", "Moments", "ParameterGradient", "lag0", "white"]
 
@@ -45,6 +46,7 @@ class Moments:
         covariance: See above.
         curve: The tensor as a function of its latent; None where it is itself nearest to a Gaussian.
         positive: Whether it is known to have no negative elements, as a variance; it is then nearest to a log-normal.
+        tokens: Correlation of a sequence's elements; None where the tensor is not known to be one.
     """
 
     mean: Array
@@ -52,6 +54,7 @@ class Moments:
     covariance: Array | None = None
     curve: Curve | None = None
     positive: bool = False
+    tokens: TokenCorrelation | None = None
 
     @property
     def second(self) -> Array:
@@ -87,6 +90,7 @@ class GradientMoments:
         belongs to, and
             so with everything that this value moves with. None counts as 0.
         skew: E[gradient^2 x standardised value] of each element of dense tensors. None counts as 0.
+        tokens: Correlation of the elements of a sequence's gradient; None where the tensor is not known to be one.
     """
 
     mean: Array
@@ -97,6 +101,7 @@ class GradientMoments:
     tilted_total: Array | None = None
     hessian: Array | None = None
     skew: Array | None = None
+    tokens: TokenCorrelation | None = None
 
     @property
     def second(self) -> Array:
@@ -119,11 +124,16 @@ class GradientMoments:
 
     @classmethod
     def of(
-        cls, mean: Array, variance: Array, covariance: Array | None = None, hessian: Array | None = None
+        cls,
+        mean: Array,
+        variance: Array,
+        covariance: Array | None = None,
+        hessian: Array | None = None,
+        tokens: TokenCorrelation | None = None,
     ) -> GradientMoments:
         """Moments of independent examples."""
-        channels = mean.shape[:1]
-        return cls(mean, variance, covariance, np.zeros(channels), np.zeros(mean.shape), hessian=hessian)
+        none, flat = np.zeros(mean.shape[:1]), np.zeros(mean.shape)
+        return cls(mean, variance, covariance, none, flat, hessian=hessian, tokens=tokens)
 
     def __add__(self, other: GradientMoments) -> GradientMoments:
         """The sum of what two consumers send back, as uncorrelated."""
@@ -142,6 +152,9 @@ class GradientMoments:
             sum(totals[1:], totals[0]) if totals else None,
             sum(hessians[1:], hessians[0]) if hessians else None,
             sum(skews[1:], skews[0]) if skews else None,
+            of_sum(
+                [(self.tokens, self.variance), (other.tokens, other.variance)], self.variance + other.variance
+            ),
         )
 
 

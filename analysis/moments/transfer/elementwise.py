@@ -16,6 +16,7 @@ from ..elementwise_op import evaluate_node, partial_derivatives
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site
 from ..state import Curve, GradientMoments, Moments, ParameterGradient
+from ..tokens import as_rows, of_hadamard, of_sum, sum_variance
 
 __all__ = [
     "INDEPENDENT",
@@ -120,12 +121,19 @@ def independent_forward(site: Site) -> list[Moments]:
     if site.node.op_type == "Mul":
         a, b = operands
         mean, second = a.mean * b.mean, a.second * b.second
-        return [Moments(mean, np.maximum(second - mean**2, 0.0))]
+        variance = np.maximum(second - mean**2, 0.0)
+        tokens = of_hadamard([(o.tokens, o.mean, o.variance) for o in (a, b)], variance)
+        return [Moments(mean, variance, tokens=tokens)]
     signs = [1.0, -1.0] if site.node.op_type == "Sub" else [1.0] * len(operands)
     mean, variance = np.zeros(shape), np.zeros(shape)
     for sign, operand in zip(signs, operands, strict=True):
         mean, variance = mean + sign * operand.mean, variance + operand.variance
     same = all(operand.shape == shape for operand in operands)
+    if any(operand.tokens is not None for operand in operands):
+        parts = [
+            (o.tokens if o.shape == shape else None, np.broadcast_to(o.variance, shape)) for o in operands
+        ]
+        return [Moments(mean, variance, tokens=of_sum(parts, variance))]
     if not same or all(operand.covariance is None for operand in operands):
         return [Moments(mean, variance)]
     covariances = [operand.known_covariance for operand in operands]
@@ -144,7 +152,9 @@ def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]
         if site.node.op_type == "Mul":
             other = _as_moments(site.operands[1 - index])
             mean, second = dy.mean * other.mean, dy.second * other.second
-            back = GradientMoments.of(mean, np.maximum(second - mean**2, 0.0))
+            variance = np.maximum(second - mean**2, 0.0)
+            parts = [(o.tokens, o.mean, o.variance) for o in (dy, other)]
+            back = GradientMoments.of(mean, variance, tokens=of_hadamard(parts, variance))
         else:
             back = _branch(dy, site, index)
         if isinstance(operand, Moments):
@@ -166,7 +176,14 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
         independent = dy.second if rho.ndim == 1 else count * np.mean(dy.second, tuple(range(1, rho.ndim)))
         tilted = squared * tilted + (1.0 - squared) * independent
     return GradientMoments(
-        sign * dy.mean, dy.variance, dy.covariance, dy.cancelled, dy.tilt * rho, tilted, dy.hessian
+        sign * dy.mean,
+        dy.variance,
+        dy.covariance,
+        dy.cancelled,
+        dy.tilt * rho,
+        tilted,
+        dy.hessian,
+        tokens=dy.tokens,
     )
 
 
@@ -191,6 +208,12 @@ def _shared(gradient: GradientMoments, shape: tuple[int, ...]) -> ParameterGradi
     inner = inner[1:] if len(inner) > len(elements) else inner
     axes, _ = _broadcast_axes(elements, inner)
     mean = gradient.mean.sum(axes, keepdims=True)
+    if gradient.tokens is not None and set(gradient.tokens.axes) <= set(axes):
+        tokens = gradient.tokens
+        each = sum_variance(as_rows(gradient.variance, tokens.axes), tokens.shared)
+        one = tuple(1 if axis in tokens.axes else n for axis, n in enumerate(elements))
+        variance = each.reshape(one).sum(axes, keepdims=True)
+        return ParameterGradient(mean.reshape(shape), variance.reshape(shape))
     positions = tuple(range(1, len(elements)))
     if axes == positions:
         variance = gradient.total.reshape(mean.shape)

@@ -15,6 +15,7 @@ from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
+from ..tokens import MATRIX_LIMIT, TokenCorrelation
 from . import shape
 
 __all__ = ["gather_backward", "gather_forward"]
@@ -27,7 +28,19 @@ def gather_forward(site: Site) -> Sequence[Moments]:
     table, indices = _table(site), site.moments(1)
     site.notes.append("its indices are taken as uniform and independent")
     full = (*indices.shape, *table.shape[1:])
-    return [Moments(np.broadcast_to(table.mean(0), full), np.broadcast_to(table.var(0), full))]
+    mean, variance = (np.broadcast_to(a, full) for a in (table.mean(0), table.var(0)))
+    if table.ndim != 2 or indices.mean.ndim == 0:
+        return [Moments(mean, variance)]
+    return [Moments(mean, variance, tokens=_rows_of_table(table, tuple(range(indices.mean.ndim))))]
+
+
+def _rows_of_table(table: Array, axes: tuple[int, ...]) -> TokenCorrelation:
+    features = table.shape[1]
+    if features > MATRIX_LIMIT:
+        return TokenCorrelation(axes, np.ones(features), np.zeros(features))
+    centred = table - table.mean(0)
+    within = centred.T @ centred / len(table)
+    return TokenCorrelation.of_covariances(axes, within, np.zeros(within.shape), table.std(0)[None])
 
 
 def gather_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:

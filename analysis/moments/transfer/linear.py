@@ -10,6 +10,7 @@ the gradient back. The weight's gradient is a sum over the batch of dy x', for w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,19 +19,20 @@ from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
+from .sequence import dense, dense_backward, sequence, summed, weight_gradient
 
 __all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward"]
 
 
 def gemm_forward(site: Site) -> Sequence[Moments]:
     """y = alpha x op(W) + beta c."""
-    if site.attribute("transA", 0) or 2 in site.varying:
+    if site.attribute("transA", 0) or 2 in site.varying or site.x.mean.ndim == 0:
         raise UnknownTransferError("its input is transposed, or its summand depends on the example")
     weight = site.attribute("alpha", 1.0) * _gemm_weight(site)
     y = _product(site.x, weight, site.full_covariance)
     if site.is_static(2):
         bias = site.attribute("beta", 1.0) * site.array(2).reshape(-1)
-        y = Moments(y.mean + bias, y.variance, y.covariance)
+        y = replace(y, mean=y.mean + bias)
     return [y]
 
 
@@ -46,8 +48,12 @@ def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     dbias = None
     if site.is_static(2):
         beta = site.attribute("beta", 1.0)
-        dbias = ParameterGradient(beta * dy.mean, beta**2 * dy.total)
-    return _transposed(dy, weight, site.full_covariance), dweight, dbias
+        total = summed(dy) if dy.mean.ndim > 1 else ParameterGradient(dy.mean, dy.total)
+        shape = site.array(2).shape
+        dbias = ParameterGradient(
+            (beta * total.mean).reshape(shape), (beta**2 * total.variance).reshape(shape)
+        )
+    return _transposed(site, dy, weight), dweight, dbias
 
 
 def matmul_forward(site: Site) -> Sequence[Moments]:
@@ -55,8 +61,6 @@ def matmul_forward(site: Site) -> Sequence[Moments]:
     x, weight = site.x, site.array(1).astype(np.float64)
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[:1]:
         raise UnknownTransferError("its weight is no matrix for one example's last axis")
-    if x.mean.ndim > 1:
-        site.notes.append("positions are taken as independent")
     return [_product(x, weight, site.full_covariance)]
 
 
@@ -64,7 +68,7 @@ def matmul_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> 
     """The transposed maps."""
     dy, weight = gradients[0], site.array(1).astype(np.float64)
     assert dy is not None
-    return _transposed(dy, weight, site.full_covariance), _weight_gradient(site, dy, weight)
+    return _transposed(site, dy, weight), _weight_gradient(site, dy, weight)
 
 
 def _gemm_weight(site: Site) -> Array:
@@ -73,18 +77,22 @@ def _gemm_weight(site: Site) -> Array:
 
 
 def _product(x: Moments, weight: Array, full: bool) -> Moments:
+    if x.mean.ndim > 1:
+        return dense(x, weight)
     mean = x.mean @ weight
-    if x.mean.ndim > 1 or not full or weight.shape[1] > COVARIANCE_LIMIT:
+    if not full or weight.shape[1] > COVARIANCE_LIMIT:
         return Moments(mean, x.variance @ weight**2)
     spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
     covariance = weight.T @ spread
     return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance)
 
 
-def _transposed(dy: GradientMoments, weight: Array, full: bool) -> GradientMoments:
+def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMoments:
+    if dy.mean.ndim > 1:
+        return dense_backward(dy, weight, sequence(site.x))
+    full = site.full_covariance
     back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T, full)
-    channels = back.mean.shape[0]
-    cancelled = dy.cancelled @ (weight**2).T if dy.mean.ndim == 1 else np.zeros(channels)
+    cancelled = dy.cancelled @ (weight**2).T
     small = full and len(weight) <= COVARIANCE_LIMIT
     hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and small else None
     return GradientMoments(
@@ -95,17 +103,10 @@ def _transposed(dy: GradientMoments, weight: Array, full: bool) -> GradientMomen
 def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> ParameterGradient:
     x = site.x
     if dy.mean.ndim > 1:
-        return _shared_over_positions(x, dy)
+        return weight_gradient(x, dy, weight)
     mean = np.outer(x.mean, dy.mean)
     if dy.hessian is not None:
         spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
         mean = mean + spread @ dy.hessian.T
     variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.total)
     return ParameterGradient(mean, variance)
-
-
-def _shared_over_positions(x: Moments, dy: GradientMoments) -> ParameterGradient:
-    """The weight is applied at every position, and positions are taken as independent."""
-    rows, slopes = x.mean.reshape(-1, x.shape[-1]), dy.mean.reshape(-1, dy.mean.shape[-1])
-    second = x.second.reshape(rows.shape).T @ dy.second.reshape(slopes.shape)
-    return ParameterGradient(rows.T @ slopes, np.maximum(second - (rows**2).T @ slopes**2, 0.0))

@@ -21,6 +21,8 @@ from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient, lag0
+from ..tokens import of_sum
+from . import sequence_norm
 
 __all__ = [
     "batch_norm_backward",
@@ -160,9 +162,10 @@ def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
 
 def layer_norm_forward(site: Site) -> Sequence[Moments]:
     """Each example's features to mean 0 and variance 1, then gamma and beta."""
+    if site.x.mean.ndim > 1:
+        y = sequence_norm.forward(site, _feature_axes(site))
+        return [y, *[Moments(site.x.mean, site.x.variance)] * (len(site.node.outputs) - 1)]
     x, (centred, std) = site.x, _feature_statistics(site)
-    if x.mean.ndim > len(_feature_axes(site)):
-        site.notes.append("positions are taken as independent")
     gamma = site.array(1).astype(np.float64)
     beta = site.array(2) if site.is_static(2) else 0.0
     covariance = (
@@ -176,6 +179,8 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     """The formula above, and sums over the batch and the other axes for gamma and beta."""
     dy = gradients[0]
     assert dy is not None
+    if dy.mean.ndim > 1:
+        return sequence_norm.backward(site, dy, _feature_axes(site))
     centred, std = _feature_statistics(site)
     gamma, axes = site.array(1).astype(np.float64), _feature_axes(site)
     xhat_mean, xhat_std = centred.mean / std, np.sqrt(centred.variance) / std
@@ -216,8 +221,11 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
 
 
 def _feature_axes(site: Site) -> tuple[int, ...]:
-    rank = site.x.mean.ndim + 1
-    return tuple(range(site.attribute("axis", -1) % rank - 1, rank - 1))
+    rank = site.x.mean.ndim
+    axis: int = site.attribute("axis", -1)
+    shape = site.node.inputs[0].shape if site.node.inputs[0] is not None else None
+    count = -axis if axis < 0 else (rank + 1 if shape is None else len(shape)) - axis
+    return tuple(range(rank - count, rank))
 
 
 def _feature_statistics(site: Site) -> tuple[Moments, Array]:
@@ -251,7 +259,9 @@ def dropout_forward(site: Site) -> Sequence[Moments]:
     """y = mask x / (1 - ratio) while training: the mean stays, the mean square grows by 1 / (1 - ratio)."""
     x, kept = site.x, _kept(site)
     added = x.second * (1.0 / kept - 1.0)
-    y = Moments(x.mean, x.variance + added, _with_noise(x.covariance, added))
+    variance = x.variance + added
+    tokens = of_sum([(x.tokens, x.variance), (None, added)], variance)
+    y = Moments(x.mean, variance, _with_noise(x.covariance, added), tokens=tokens)
     return [y] * len(site.node.outputs)
 
 
@@ -260,14 +270,16 @@ def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
     dy, kept = gradients[0], _kept(site)
     assert dy is not None
     added = dy.second * (1.0 / kept - 1.0)
+    variance = dy.variance + added
     return [
         GradientMoments(
             dy.mean,
-            dy.variance + added,
+            variance,
             _with_noise(dy.covariance, added),
             dy.cancelled,
             np.zeros(dy.mean.shape),
             hessian=dy.hessian,
+            tokens=of_sum([(dy.tokens, dy.variance), (None, added)], variance),
         )
     ]
 

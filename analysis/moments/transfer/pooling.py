@@ -24,7 +24,9 @@ from ..errors import UnknownTransferError
 from ..quadrature import NODES, WEIGHTS, Array, expectation
 from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments, lag0
+from ..tokens import TokenCorrelation
 from .convolution import Geometry, at_lag0, spread, strided, through_taps
+from .sequence import mean_of_tokens, mean_of_tokens_backward
 
 __all__ = [
     "global_mean_backward",
@@ -66,15 +68,38 @@ def _keeps_axes(site: Site) -> bool:
 def mean_forward(site: Site) -> Sequence[Moments]:
     """Over all positions as above; over other axes the mean of independent elements, or of features with their covariance."""
     x, axes = site.x, _averaged_axes(site)
-    if x.mean.ndim > 1 and axes == tuple(range(1, x.mean.ndim)):
+    if x.mean.ndim > 1 and x.tokens is None and axes == tuple(range(1, x.mean.ndim)):
         return global_mean_forward(site)
     keep, count = _keeps_axes(site), np.prod([x.shape[axis] for axis in axes])
+    if x.mean.ndim > 1 and (tokens := _pooled_sequence(x, axes)) is not None:
+        return [_mean_of_tokens(x, tokens, keep)]
     mean = x.mean.mean(axes, keepdims=keep)
     if x.mean.ndim > 1:
         site.notes.append("the elements it averages are taken as independent")
         return [Moments(mean, x.variance.sum(axes, keepdims=keep) / count**2, positive=_is_positive(x))]
     variance = max(float(x.known_covariance.sum()), 0.0) / count**2
     return [Moments(mean, np.full(mean.shape, variance), positive=_is_positive(x))]
+
+
+def _pooled_sequence(x: Moments, axes: tuple[int, ...]) -> TokenCorrelation | None:
+    """The sequence whose tokens these axes are; inputs whose elements are independent are one where features come last."""
+    if x.tokens is not None:
+        return x.tokens if x.tokens.axes == axes else None
+    independent = x.covariance is None and axes == tuple(range(x.mean.ndim - 1))
+    return TokenCorrelation.white(axes, x.shape) if independent else None
+
+
+def _mean_of_tokens(x: Moments, tokens: TokenCorrelation, keep: bool) -> Moments:
+    mean, variance, covariance = mean_of_tokens(x, tokens)
+    others = [length for axis, length in enumerate(x.shape) if axis not in tokens.axes]
+    kept = [1 if axis in tokens.axes else length for axis, length in enumerate(x.shape)]
+    shape = tuple(kept if keep else others)
+    return Moments(
+        mean.reshape(shape),
+        variance.reshape(shape),
+        covariance if len(shape) == 1 else None,
+        positive=_is_positive(x),
+    )
 
 
 def _is_positive(x: Moments) -> bool:
@@ -85,7 +110,9 @@ def mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     """dy / n at every element that was averaged."""
     dy, x, axes = gradients[0], site.x, _averaged_axes(site)
     assert dy is not None
-    if x.mean.ndim > 1 and axes == tuple(range(1, x.mean.ndim)):
+    if x.mean.ndim > 1 and (tokens := _pooled_sequence(x, axes)) is not None:
+        return [mean_of_tokens_backward(dy, tokens, x.shape)]
+    if x.mean.ndim > 1 and x.tokens is None and axes == tuple(range(1, x.mean.ndim)):
         return global_mean_backward(site, gradients)
     count = np.prod([x.shape[axis] for axis in axes])
     shape = [1 if axis in axes else length for axis, length in enumerate(x.shape)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -9,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..elementwise_op import evaluate_node
-from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import GradientMoments, Moments, ParameterGradient
+from .sequence_moves import moved_back, moved_forward
 
 __all__ = ["backward", "forward", "static_backward"]
 
@@ -21,21 +22,20 @@ def forward(site: Site) -> Sequence[Moments]:
     """Every output element is one element of an input, or 0."""
     means = _flat(site, lambda x: x.mean)
     variances = _flat(site, lambda x: x.variance)
+    indices = _indices(site.node, site.operands)
+    moved = [Moments(means[index], variances[index]) for index in indices]
+    if len(site.varying) == 1 and (x := site.moments(site.varying[0])).tokens is not None:
+        return [moved_forward(index, x, y) for index, y in zip(indices, moved, strict=True)]
     shared = _same_elements(site)
-    return [
-        Moments(
-            means[index],
-            variances[index],
-            shared.covariance if shared and index.shape == shared.shape else None,
-        )
-        for index in _indices(site.node, site.operands)
-    ]
+    if shared is None:
+        return moved
+    return [replace(y, covariance=shared.covariance) if y.shape == shared.shape else y for y in moved]
 
 
 def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """An element receives the sum of what its copies receive."""
     same = _same_elements(site)
-    if same is not None and gradients[0] is not None:
+    if same is not None and same.tokens is None and gradients[0] is not None:
         shape, channels = same.shape, same.shape[:1]
         dy = gradients[0]
         kept = dy.cancelled if dy.cancelled.shape == channels else np.zeros(channels)
@@ -56,7 +56,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             np.add.at(mean, index.reshape(-1), gradient.mean.reshape(-1))
             np.add.at(variance, index.reshape(-1), gradient.variance.reshape(-1))
     ends = np.cumsum(sizes)
-    return [
+    received: list[Contribution] = [
         GradientMoments.of(
             mean[end - size : end].reshape(x.shape), variance[end - size : end].reshape(x.shape)
         )
@@ -64,6 +64,28 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         else None
         for x, size, end in zip(site.operands, sizes, ends, strict=True)
     ]
+    return _as_sequence(site, gradients, received)
+
+
+def _as_sequence(
+    site: Site, gradients: Sequence[GradientMoments | None], received: list[Contribution]
+) -> list[Contribution]:
+    """With the correlation of a sequence, where one sequence has been moved or cut to pieces."""
+    position = site.varying[0]
+    x = site.moments(position)
+    if len(site.varying) > 1 or x.tokens is None:
+        return received
+    parts: list[GradientMoments] = []
+    for index, dy in zip(_indices(site.node, site.operands), gradients, strict=False):
+        if dy is None:
+            continue
+        mean, variance = np.zeros(x.mean.size + 1), np.zeros(x.mean.size + 1)
+        np.add.at(mean, index.reshape(-1), dy.mean.reshape(-1))
+        np.add.at(variance, index.reshape(-1), dy.variance.reshape(-1))
+        part = GradientMoments.of(mean[:-1].reshape(x.shape), variance[:-1].reshape(x.shape))
+        parts.append(moved_back(index, x, dy, part))
+    received[position] = functools.reduce(lambda a, b: a + b, parts) if parts else None
+    return received
 
 
 def static_backward(site: Site, gradients: Sequence[ParameterGradient | None]) -> Sequence[Contribution]:
@@ -102,7 +124,8 @@ def _indices(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
             size = operand.mean.size
             # Counted from 1: an op that pads writes zeros.
             row = np.arange(start + 1, start + size + 1, dtype=np.int64).reshape(operand.shape)
-            fed.append(np.expand_dims(row, min(batch_axis(value), row.ndim)))
+            merged = value.shape is not None and row.ndim == len(value.shape)
+            fed.append(row if merged else np.expand_dims(row, min(batch_axis(value), row.ndim)))
             start += size
         else:
             fed.append(operand)
@@ -114,7 +137,7 @@ def _indices(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
 def _of_one_example(value: ir.Value, result: Array) -> Array:
     axis = batch_axis(value)
     if result.ndim <= axis or result.shape[axis] != 1:
-        raise UnknownTransferError("it mixes the batch with another axis")
+        return result  # the batch is part of a longer axis, which now is that of one example
     return np.asarray(result.take(0, axis))
 
 

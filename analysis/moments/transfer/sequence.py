@@ -1,0 +1,135 @@
+"""Layers that treat every token of a sequence alike: products with a weight, LayerNorm, means over tokens.
+
+The state is a sequence's (`tokens`). A weight that every token uses receives a sum over tokens, whose variance over
+examples is, with s and v the variances of dy and x, r_s and r_v the correlation between tokens, D = sqrt(.):
+
+    Var(sum_t dy_ti x_tj) = (1 - r_s r_v) sum s v + r_s r_v (sum sqrt(s v))^2
+                            + (1 - r_s) sum s mu^2 + r_s (sum sqrt(s) mu)^2 + (1 - r_v) sum m^2 v + r_v (sum m sqrt(v))^2
+
+LayerNorm, with xhat and dxhat = gamma dy: dx = 1 / std (dxhat - <dxhat> - xhat <dxhat xhat>) (Ba 2016), the mean <.> over a
+token's features; std is taken as it is on average.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..quadrature import Array
+from ..state import GradientMoments, Moments, ParameterGradient
+from ..tokens import TokenCorrelation, as_rows, congruence, diagonal, from_rows, sum_variance
+
+__all__ = [
+    "dense",
+    "dense_backward",
+    "mean_of_tokens",
+    "mean_of_tokens_backward",
+    "of_product",
+    "sequence",
+    "summed",
+    "weight_gradient",
+]
+
+
+def sequence(moments: Moments | GradientMoments, axes: tuple[int, ...] | None = None) -> TokenCorrelation:
+    """The tensor as a sequence whose tokens are on `axes`, by default on all but the last."""
+    axes = tuple(range(moments.mean.ndim - 1)) if axes is None else axes
+    if moments.tokens is not None and moments.tokens.axes == axes:
+        return moments.tokens
+    return TokenCorrelation.white(axes, moments.mean.shape)
+
+
+def dense(x: Moments, weight: Array) -> Moments:
+    """y = x W over the last axis."""
+    tokens = sequence(x)
+    variance, after = _carried(x.variance, tokens, weight)
+    return Moments(x.mean @ weight, variance, tokens=after)
+
+
+def dense_backward(dy: GradientMoments, weight: Array, tokens: TokenCorrelation) -> GradientMoments:
+    """dx = dy W'."""
+    variance, after = _carried(dy.variance, sequence(dy, tokens.axes), weight.T)
+    return GradientMoments.of(dy.mean @ weight.T, variance, tokens=after)
+
+
+def _carried(variance: Array, tokens: TokenCorrelation, weight: Array) -> tuple[Array, TokenCorrelation]:
+    rows = as_rows(variance, tokens.axes)
+    within, between = (congruence(c, weight) for c in tokens.covariances(np.sqrt(rows)))
+    each = variance @ weight**2
+    independent = as_rows(each, tokens.axes).mean(0)
+    ratio = np.divide(diagonal(within), independent, out=np.ones(independent.shape), where=independent > 0)
+    each = each * np.maximum(ratio, 0.0)
+    deviation = np.sqrt(as_rows(each, tokens.axes))
+    return each, TokenCorrelation.of_covariances(tokens.axes, within, between, deviation)
+
+
+def weight_gradient(x: Moments, dy: GradientMoments, weight: Array) -> ParameterGradient:
+    """The gradient of W in y = x W, by the formula above; dy depends on x through y where the tilt says so (Stein)."""
+    tokens = sequence(x)
+    rows = [as_rows(a, tokens.axes) for a in (x.mean, x.variance, dy.mean, dy.variance)]
+    variance = product_variance(*rows, tokens.shared, sequence(dy, tokens.axes).shared)
+    mean = rows[0].T @ rows[2]
+    if np.any(dy.tilt):
+        deviation = np.sqrt(as_rows(x.variance @ weight**2, tokens.axes))
+        slope = np.divide(
+            as_rows(dy.tilt, tokens.axes), deviation, out=np.zeros(deviation.shape), where=deviation > 0
+        )
+        mean = mean + weight * (rows[1].T @ slope)
+    return ParameterGradient(mean, variance)
+
+
+def product_variance(mu: Array, v: Array, m: Array, s: Array, r_v: Array, r_s: Array) -> Array:
+    """The formula above for every pair of features, `[F_x, F_dy]`, from rows."""
+    both = np.outer(r_v, r_s)
+    variance = (1.0 - both) * (v.T @ s) + both * (np.sqrt(v).T @ np.sqrt(s)) ** 2
+    variance += (1.0 - r_s) * ((mu**2).T @ s) + r_s * (mu.T @ np.sqrt(s)) ** 2
+    variance += (1.0 - r_v)[:, None] * (v.T @ m**2) + r_v[:, None] * (np.sqrt(v).T @ m) ** 2
+    return np.maximum(variance, 0.0)
+
+
+def of_product(x: Moments, dy: GradientMoments, axes: tuple[int, ...]) -> ParameterGradient:
+    """sum_t dy_ti x_ti of every feature, as the scale of a normalisation receives it."""
+    r_v, r_s = sequence(x, axes).shared, sequence(dy, axes).shared
+    mu, v, m, s = (as_rows(a, axes) for a in (x.mean, x.variance, dy.mean, dy.variance))
+    both = r_v * r_s
+    variance = (1.0 - both) * (v * s).sum(0) + both * np.sqrt(v * s).sum(0) ** 2
+    variance += (1.0 - r_s) * (mu**2 * s).sum(0) + r_s * (mu * np.sqrt(s)).sum(0) ** 2
+    variance += (1.0 - r_v) * (v * m**2).sum(0) + r_v * (np.sqrt(v) * m).sum(0) ** 2
+    tilted = as_rows(dy.tilt, axes) * np.sqrt(v)
+    return ParameterGradient((mu * m + tilted).sum(0), np.maximum(variance, 0.0))
+
+
+def summed(dy: GradientMoments, axes: tuple[int, ...] | None = None) -> ParameterGradient:
+    """sum_t dy_ti of every feature, as a bias receives it."""
+    axes = tuple(range(dy.mean.ndim - 1)) if axes is None else axes
+    rows = as_rows(dy.variance, axes)
+    return ParameterGradient(as_rows(dy.mean, axes).sum(0), sum_variance(rows, sequence(dy, axes).shared))
+
+
+def mean_of_tokens(x: Moments, tokens: TokenCorrelation) -> tuple[Array, Array, Array | None]:
+    """Mean, variance and covariance of the mean over all tokens."""
+    rows = as_rows(x.variance, tokens.axes)
+    count = len(rows)
+    mean = as_rows(x.mean, tokens.axes).mean(0)
+    within, _ = tokens.covariances(np.sqrt(rows))
+    if within.ndim == 1:
+        return mean, sum_variance(rows, tokens.shared) / count**2, None
+    own, common = TokenCorrelation(tokens.axes, tokens.between, tokens.between).covariances(np.sqrt(rows))
+    covariance = (within - own) / count + common
+    return mean, np.maximum(np.diag(covariance), 0.0), covariance
+
+
+def mean_of_tokens_backward(
+    dy: GradientMoments, tokens: TokenCorrelation, shape: tuple[int, ...]
+) -> GradientMoments:
+    """dy / T at every token, the same at all."""
+    count = int(np.prod([shape[axis] for axis in tokens.axes]))
+    mean, variance = (
+        from_rows(np.broadcast_to(a.reshape(1, -1), (count, a.size)), tokens.axes, shape)
+        for a in (dy.mean / count, dy.variance / count**2)
+    )
+    matrix = np.ones(dy.mean.size)
+    if dy.covariance is not None and dy.mean.size <= len(dy.covariance):
+        std = np.sqrt(np.diag(dy.covariance))
+        scale = np.outer(std, std)
+        matrix = np.divide(dy.covariance, scale, out=np.zeros(scale.shape), where=scale > 0)
+    return GradientMoments.of(mean, variance, tokens=TokenCorrelation(tokens.axes, matrix, matrix))

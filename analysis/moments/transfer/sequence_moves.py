@@ -1,0 +1,155 @@
+"""Sequences through ops that only move elements: where each output element comes from says what became of the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..quadrature import Array
+from ..state import GradientMoments, Moments
+from ..tokens import TokenCorrelation, as_rows
+
+__all__ = ["Moved", "moved_back", "moved_forward"]
+
+FLAT_LIMIT = 4096
+"""Elements beyond which a sequence laid out in one row loses its covariance, a matrix of their square."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What an op that moves elements makes of a sequence.
+
+    Attributes:
+        axes: Axes of tokens among the output's.
+        tokens: For each output token, the input's.
+        features: For each output feature, the input's.
+    """
+
+    axes: tuple[int, ...]
+    tokens: Array
+    features: Array
+
+    @classmethod
+    def of(cls, index: Array, x: Moments, tokens: TokenCorrelation) -> Moved | None:
+        """From the place of each output element in the input's row; None where tokens and features do not stay apart."""
+        rows = as_rows(np.arange(x.mean.size).reshape(x.shape), tokens.axes)
+        token, feature = np.empty(x.mean.size, int), np.empty(x.mean.size, int)
+        token[rows] = np.arange(rows.shape[0])[:, None]
+        feature[rows] = np.arange(rows.shape[1])
+        if index.size == 0 or np.any(index < 0):
+            return None
+        token, feature = token[index], feature[index]
+        axes = tuple(axis for axis in range(index.ndim) if _varies(token, axis))
+        if any(_varies(feature, axis) for axis in axes):
+            return None
+        by_token, by_feature = as_rows(token, axes), as_rows(feature, axes)
+        if np.any(by_token != by_token[:, :1]):
+            return None
+        return cls(axes, by_token[:, 0], by_feature[0])
+
+
+def _varies(labels: Array, axis: int) -> bool:
+    return bool(np.any(labels != labels.take([0], axis)))
+
+
+def moved_forward(index: Array, x: Moments, y: Moments) -> Moments:
+    """`y`, whose mean and variance have been moved, with the correlation that `x` had."""
+    assert x.tokens is not None
+    moved = Moved.of(index, x, x.tokens)
+    if moved is None or (not moved.axes and y.mean.ndim > 1):
+        return replace(y, covariance=_flattened(index, x, x.tokens))
+    within, between = (_taken(m, moved.features) for m in (x.tokens.within, x.tokens.between))
+    if moved.axes:
+        return replace(y, tokens=TokenCorrelation(moved.axes, within, between))
+    deviation = np.sqrt(y.variance)
+    return replace(y, covariance=_full(within) * np.outer(deviation, deviation))
+
+
+def moved_back(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoments) -> GradientMoments:
+    """`dx`, whose mean and variance have been moved back, with the correlation that `dy` had."""
+    assert x.tokens is not None
+    moved = Moved.of(index, x, x.tokens)
+    if moved is None or len(set(moved.features.tolist())) < len(moved.features):
+        return replace(dx, tokens=_folded(index, x, dy, dx))
+    if moved.axes:
+        if dy.tokens is None or dy.tokens.axes != moved.axes:
+            return dx
+        within, between = dy.tokens.within, dy.tokens.between
+    else:
+        within = _correlation_of(dy)
+        between = np.zeros(within.shape)
+    features = len(x.tokens.within)
+    return replace(
+        dx,
+        tokens=TokenCorrelation(
+            x.tokens.axes,
+            _placed(within, moved.features, features, 1.0),
+            _placed(between, moved.features, features, 0.0),
+        ),
+    )
+
+
+def _taken(matrix: Array, features: Array) -> Array:
+    return matrix[features] if matrix.ndim == 1 else matrix[np.ix_(features, features)]
+
+
+def _placed(matrix: Array, features: Array, count: int, otherwise: float) -> Array:
+    """A matrix over some of the features as one over all."""
+    if matrix.ndim == 1:
+        placed = np.full(count, otherwise)
+        placed[features] = matrix
+        return placed
+    placed = np.eye(count) * otherwise
+    placed[np.ix_(features, features)] = matrix
+    return placed
+
+
+def _full(matrix: Array) -> Array:
+    return np.diag(matrix) if matrix.ndim == 1 else matrix
+
+
+def _correlation_of(dy: GradientMoments) -> Array:
+    if dy.covariance is None or dy.mean.ndim > 1:
+        return np.ones(dy.mean.size)
+    std = np.sqrt(np.diag(dy.covariance))
+    scale = np.outer(std, std)
+    return np.divide(dy.covariance, scale, out=np.zeros(scale.shape), where=scale > 0)
+
+
+def _flattened(index: Array, x: Moments, tokens: TokenCorrelation) -> Array | None:
+    """Covariance of a sequence's elements in one row."""
+    if index.ndim > 1 or index.size > FLAT_LIMIT or index.size != x.mean.size or np.any(index < 0):
+        return None
+    count = len(as_rows(x.mean, tokens.axes))
+    deviation = as_rows(np.sqrt(x.variance), tokens.axes).reshape(-1)
+    within, between = _full(tokens.within), _full(tokens.between)
+    eye = np.eye(count)
+    matrix = np.kron(eye, within) + np.kron(1.0 - eye, between)
+    matrix *= np.outer(deviation, deviation)
+    place = as_rows(np.arange(x.mean.size).reshape(x.shape), tokens.axes).reshape(-1)
+    order = np.empty(place.size, int)
+    order[place] = np.arange(place.size)
+    return np.asarray(matrix[np.ix_(order[index], order[index])])
+
+
+def _folded(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoments) -> TokenCorrelation | None:
+    """The correlation of a row's elements, averaged over tokens and over pairs of tokens."""
+    assert x.tokens is not None
+    if dy.covariance is None or index.ndim > 1 or index.size != x.mean.size or np.any(index < 0):
+        return None
+    axes = x.tokens.axes
+    place = np.empty(index.size, int)
+    place[index] = np.arange(index.size)
+    order = place[as_rows(np.arange(x.mean.size).reshape(x.shape), axes)]
+    count, features = order.shape
+    if features != len(x.tokens.within):
+        return None
+    blocks = dy.covariance[np.ix_(order.reshape(-1), order.reshape(-1))].reshape(
+        count, features, count, features
+    )
+    total = blocks.sum((0, 2))
+    own = np.einsum("tftg->fg", blocks)
+    between = (total - own) / max(count * (count - 1), 1)
+    deviation = np.sqrt(as_rows(dx.variance, axes))
+    return TokenCorrelation.of_covariances(axes, own / count, between, deviation)
