@@ -14,8 +14,8 @@ import numpy as np
 from .correlation import correlation, cross_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
 from .state import Curve, GradientMoments, Moments
-from .token_curves import function_tokens, slope_tokens
-from .tokens import TokenCorrelation
+from .token_curves import cross_moments, function_tokens, slope_moments, slope_tokens
+from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows, from_rows
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 
@@ -113,11 +113,40 @@ def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:
     own = gradient.tokens or TokenCorrelation.white(known.axes, latent.shape)
     with np.errstate(all="ignore"):
         mean = gradient.mean * expectation(slope)
+        if gradient.response is not None and latent.tokens is not None:
+            mean = mean + _moved_mean(gradient.response, seed, latent)
         variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
         rho = latent.tokens if latent.tokens is not None and latent.tokens.axes == known.axes else None
         tokens = slope_tokens(slope, rho, own, gradient.mean, gradient.variance, variance)
         tilt = gradient.mean * expectation(slope * xi)
-    return replace(GradientMoments.of(mean, variance, tokens=tokens), tilt=tilt)
+        response = _response(gradient, slope, tilt, latent)
+    return replace(GradientMoments.of(mean, variance, tokens=tokens), tilt=tilt, response=response)
+
+
+def _moved_mean(response: TokenResponse, seed: Seed, latent: Moments) -> Array:
+    """Cov(dy, slope): the gradient moves with the end of the chain, and the end with the slope."""
+    tokens = latent.tokens
+    assert tokens is not None
+    if tokens.axes != response.axes:
+        return np.zeros(latent.shape)
+    within, between = cross_moments(seed.slope, seed.end, tokens)
+    rows = as_rows(latent.mean, tokens.axes)
+    row = np.sum(response.own * within, 1) + (len(rows) - 1) * np.sum(response.between * between, 1)
+    return from_rows(np.broadcast_to(row, rows.shape), tokens.axes, latent.shape)
+
+
+def _response(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> TokenResponse | None:
+    """`_hessian` of a sequence."""
+    tokens, deviation = latent.tokens, np.sqrt(latent.variance)
+    if tokens is None or len(tokens.within) > MATRIX_LIMIT:
+        return None
+    curvature = np.divide(tilt, deviation, out=np.zeros(tilt.shape), where=deviation > 0)
+    own = np.diag(as_rows(curvature, tokens.axes).mean(0))
+    if gradient.response is None or gradient.response.axes != tokens.axes:
+        return TokenResponse(tokens.axes, own, np.zeros(own.shape))
+    within, between = slope_moments(slope, tokens)
+    response = gradient.response
+    return TokenResponse(tokens.axes, response.own * within + own, response.between * between)
 
 
 def _hessian(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> Array | None:

@@ -4,18 +4,19 @@ A tensor `[batch, *elements]` is described by one example's elements. Its elemen
 
 Covariances come in one array whose meaning follows from the elements: for dense tensors the matrix `[C, C]`; for tensors with
 positions the autocovariance `[C, *lags]` of each channel, averaged over positions, on a torus of the positions' shape (lag 0
-first), channels taken as uncorrelated. None stands for uncorrelated elements. Sequences have their covariance as `tokens` instead.
+first), channels taken as uncorrelated. None stands for uncorrelated elements. Sequences carry `tokens`.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .quadrature import Array
-from .tokens import TokenCorrelation, of_sum
+from .tokens import TokenCorrelation, TokenResponse, of_sum
 
 __all__ = ["Curve", "GradientMoments", "Moments", "ParameterGradient", "lag0", "white"]
 
@@ -91,6 +92,7 @@ class GradientMoments:
             so with everything that this value moves with. None counts as 0.
         skew: E[gradient^2 x standardised value] of each element of dense tensors. None counts as 0.
         tokens: Correlation of the elements of a sequence's gradient; None where the tensor is not known to be one.
+        response: The hessian of a sequence. None counts as 0.
     """
 
     mean: Array
@@ -102,6 +104,7 @@ class GradientMoments:
     hessian: Array | None = None
     skew: Array | None = None
     tokens: TokenCorrelation | None = None
+    response: TokenResponse | None = None
 
     @property
     def second(self) -> Array:
@@ -142,6 +145,7 @@ class GradientMoments:
             covariance = self.known_covariance + other.known_covariance
         totals = [t for t in (self.tilted_total, other.tilted_total) if t is not None]
         hessians = [h for h in (self.hessian, other.hessian) if h is not None]
+        responses = [r for r in (self.response, other.response) if r is not None]
         skews = [s for s in (self.skew, other.skew) if s is not None]
         return GradientMoments(
             self.mean + other.mean,
@@ -155,6 +159,7 @@ class GradientMoments:
             of_sum(
                 [(self.tokens, self.variance), (other.tokens, other.variance)], self.variance + other.variance
             ),
+            functools.reduce(TokenResponse.__add__, responses) if responses else None,
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from .quadrature import TERMS, Array, expectation, hermite_coefficients
 from .tokens import TokenCorrelation, as_rows
 
-__all__ = ["function_tokens", "slope_tokens"]
+__all__ = ["cross_moments", "function_tokens", "slope_moments", "slope_tokens"]
 
 
 def function_tokens(curve: Array, variance: Array, latent: TokenCorrelation) -> TokenCorrelation:
@@ -67,7 +67,31 @@ def slope_tokens(
     for covariance, product, matrix in zip((own, common), (squares, pairs), matrices, strict=True):
         second = _series(coefficients, rest, matrix)
         covariances.append(covariance * second + product * (second - _outer(coefficients[0], matrix)))
-    return TokenCorrelation.of_covariances(axes, *covariances, as_rows(np.sqrt(after), axes))
+    within, between = covariances
+    return TokenCorrelation.of_covariances(axes, within, between, as_rows(np.sqrt(after), axes))
+
+
+def slope_moments(slope: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
+    """E f'(x_i) f'(x_j) of two features, of one token and of two, `[F, F]`."""
+    coefficients = _rows(hermite_coefficients(slope), latent.axes).mean(1)
+    energy = _rows(expectation(slope**2)[None], latent.axes)[0].mean(0)
+    rest = np.sqrt(np.maximum(energy - np.sum(coefficients**2, 0), 0.0))
+    within, between = (np.diag(m) if m.ndim == 1 else m for m in (latent.within, latent.between))
+    return _series(coefficients, rest, within), _series(coefficients, rest, between)
+
+
+def cross_moments(f: Array, g: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
+    """Cov(f(x_i), g(x_j)) of two features, of one token and of two, `[F, F]`."""
+    a, b = (_rows(hermite_coefficients(curve), latent.axes).mean(1) for curve in (f, g))
+    moments = []
+    for rho in (latent.within, latent.between):
+        matrix = np.diag(rho) if rho.ndim == 1 else rho
+        power, total = matrix, np.zeros(matrix.shape)
+        for order in range(1, TERMS + 1):
+            total = total + np.outer(a[order], b[order]) * power
+            power = power * matrix
+        moments.append(total)
+    return moments[0], moments[1]
 
 
 def _rows(stacked: Array, axes: tuple[int, ...]) -> Array:

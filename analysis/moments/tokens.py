@@ -21,6 +21,7 @@ from .quadrature import Array
 __all__ = [
     "MATRIX_LIMIT",
     "TokenCorrelation",
+    "TokenResponse",
     "as_rows",
     "congruence",
     "diagonal",
@@ -76,6 +77,34 @@ class TokenCorrelation:
         return diagonal(self.between)
 
 
+@dataclass(frozen=True)
+class TokenResponse:
+    """How a sequence's gradient moves with its values, on average over examples: a hessian with the form of a covariance.
+
+    Attributes:
+        axes: The axes of tokens.
+        own: E[d dy_ti / d y_tj], `[F, F]`, averaged over tokens.
+        between: E[d dy_ti / d y_sj] of two tokens, averaged over pairs.
+    """
+
+    axes: tuple[int, ...]
+    own: Array
+    between: Array
+
+    def __add__(self, other: TokenResponse) -> TokenResponse:
+        return TokenResponse(self.axes, self.own + other.own, self.between + other.between)
+
+    def through(self, weight: Array) -> TokenResponse:
+        """At x where it is known at y = x W."""
+        return TokenResponse(self.axes, weight @ self.own @ weight.T, weight @ self.between @ weight.T)
+
+    def moment(self, tokens: TokenCorrelation, deviation: Array) -> Array:
+        """sum over t of E[y_ti dy_tj] about the means, `[F, F]` (Stein's lemma), given the covariance of y."""
+        within, between = (np.diag(c) if c.ndim == 1 else c for c in tokens.covariances(deviation))
+        count = len(deviation)
+        return np.asarray(count * (within @ self.own.T + (count - 1) * between @ self.between.T))
+
+
 def _profiles(deviation: Array, full: bool) -> tuple[Array, Array]:
     """D_ti D_tj averaged over tokens, and over pairs of tokens."""
     mean = deviation.mean(0)
@@ -107,13 +136,13 @@ def diagonal(matrix: Array) -> Array:
     return matrix if matrix.ndim == 1 else np.diag(matrix)
 
 
-def congruence(matrix: Array, weight: Array) -> Array:
-    """W' C W of a covariance in either form."""
-    small = max(weight.shape) <= MATRIX_LIMIT
+def congruence(matrix: Array, weight: Array, full: bool) -> Array:
+    """W' C W of a covariance in either form; only its diagonal unless `full`."""
+    small = full and max(weight.shape) <= MATRIX_LIMIT
     if matrix.ndim == 1:
-        return (weight.T * matrix) @ weight if small else matrix @ weight**2
+        return np.asarray((weight.T * matrix) @ weight if small else matrix @ weight**2)
     spread = matrix @ weight
-    return weight.T @ spread if small else np.sum(weight * spread, 0)
+    return np.asarray(weight.T @ spread if small else np.sum(weight * spread, 0))
 
 
 def of_sum(
@@ -167,4 +196,4 @@ def _sum_of_matrices(matrices: Sequence[Array]) -> Array:
 def sum_variance(variance: Array, shared: Array) -> Array:
     """Variance of the sum over tokens of each feature, from its variances `[T, F]`."""
     own = (1.0 - shared) * variance.sum(0)
-    return np.maximum(own + shared * np.sqrt(variance).sum(0) ** 2, 0.0)
+    return np.asarray(np.maximum(own + shared * np.sqrt(variance).sum(0) ** 2, 0.0))

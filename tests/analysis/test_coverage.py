@@ -53,7 +53,9 @@ def test_sequences_whose_batch_is_the_second_axis(text_graph: Callable[..., Grad
         u = Transpose<perm=[1,0,2]>(r) f = Flatten(u) y = MatMul(f, b)
     """
     shapes = {"a": (16, 8), "c": (8,), "b": (48, 10)}
-    assert predict(text_graph(body, x="float[batch,6,16]", **shapes)) == ["MatMul"]
+    graph = text_graph(body, x="float[batch,6,16]", **shapes)
+    assert predict(graph) == []
+    assert_close(graph, (6, 16), 1.3)
 
 
 def test_heads_that_are_folded_into_the_batch(text_graph: Callable[..., GradientGraph]) -> None:
@@ -62,7 +64,9 @@ def test_heads_that_are_folded_into_the_batch(text_graph: Callable[..., Gradient
     """
     folded, unfolded = np.array([-1, 8], INT), np.array([-1, 16], INT)
     given = {"folded": folded, "unfolded": unfolded}
-    assert predict(text_graph(body, given=given, a=(8, 8), b=(16, 10))) == ["Reshape"]
+    graph = text_graph(body, given=given, a=(8, 8), b=(16, 10))
+    assert predict(graph) == []
+    assert_close(graph, (16,), 1.3)
 
 
 def test_transposed_convolution_and_instance_normalisation(text_graph: Callable[..., GradientGraph]) -> None:
@@ -177,7 +181,7 @@ class Encoder(nn.Module):
 def test_a_transformer_layer_of_pytorch() -> None:
     torch.manual_seed(0)
     noted = predict(GradientGraph.of(convert(Encoder(), example_input=(4, 16), verify=False).model))
-    assert {"MatMul", "Softmax", "Reshape", "LayerNormalization"} <= set(noted)
+    assert set(noted) <= {"MatMul", "Softmax"}
 
 
 def test_layer_norm_of_positions_whose_gradients_are_correlated(
@@ -189,7 +193,7 @@ def test_layer_norm_of_positions_whose_gradients_are_correlated(
     given = {"two": np.array([2], INT)}
     shapes = {"a": (16, 8), "g": (8,), "c": (8,), "b": (6, 10)}
     noted = predict(text_graph(body, x="float[batch,6,16]", given=given, **shapes))
-    assert noted == ["LayerNormalization", "MatMul"]
+    assert noted == []
 
 
 def test_a_recurrent_node(text_graph: Callable[..., GradientGraph]) -> None:

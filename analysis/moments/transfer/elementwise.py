@@ -184,6 +184,7 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
         tilted,
         dy.hessian,
         tokens=dy.tokens,
+        response=dy.response,
     )
 
 

@@ -78,7 +78,7 @@ def _gemm_weight(site: Site) -> Array:
 
 def _product(x: Moments, weight: Array, full: bool) -> Moments:
     if x.mean.ndim > 1:
-        return dense(x, weight)
+        return dense(x, weight, full)
     mean = x.mean @ weight
     if not full or weight.shape[1] > COVARIANCE_LIMIT:
         return Moments(mean, x.variance @ weight**2)
@@ -89,7 +89,7 @@ def _product(x: Moments, weight: Array, full: bool) -> Moments:
 
 def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMoments:
     if dy.mean.ndim > 1:
-        return dense_backward(dy, weight, sequence(site.x))
+        return dense_backward(dy, weight, sequence(site.x), site.full_covariance)
     full = site.full_covariance
     back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T, full)
     cancelled = dy.cancelled @ (weight**2).T

@@ -280,6 +280,7 @@ def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
             np.zeros(dy.mean.shape),
             hessian=dy.hessian,
             tokens=of_sum([(dy.tokens, dy.variance), (None, added)], variance),
+            response=dy.response,
         )
     ]
 

@@ -24,9 +24,9 @@ from ..errors import UnknownTransferError
 from ..quadrature import NODES, WEIGHTS, Array, expectation
 from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments, lag0
-from ..tokens import TokenCorrelation
+from ..tokens import MATRIX_LIMIT, TokenCorrelation
 from .convolution import Geometry, at_lag0, spread, strided, through_taps
-from .sequence import mean_of_tokens, mean_of_tokens_backward
+from .sequence import dense, dense_backward, mean_of_tokens, mean_of_tokens_backward, sequence
 
 __all__ = [
     "global_mean_backward",
@@ -73,6 +73,10 @@ def mean_forward(site: Site) -> Sequence[Moments]:
     keep, count = _keeps_axes(site), np.prod([x.shape[axis] for axis in axes])
     if x.mean.ndim > 1 and (tokens := _pooled_sequence(x, axes)) is not None:
         return [_mean_of_tokens(x, tokens, keep)]
+    if _pools_features(x, axes):
+        y = dense(x, _averaging(x), site.full_covariance or x.shape[-1] <= MATRIX_LIMIT)
+        kept = y.shape if keep else y.shape[:-1]
+        return [replace(y, mean=y.mean.reshape(kept), variance=y.variance.reshape(kept))]
     mean = x.mean.mean(axes, keepdims=keep)
     if x.mean.ndim > 1:
         site.notes.append("the elements it averages are taken as independent")
@@ -87,6 +91,15 @@ def _pooled_sequence(x: Moments, axes: tuple[int, ...]) -> TokenCorrelation | No
         return x.tokens if x.tokens.axes == axes else None
     independent = x.covariance is None and axes == tuple(range(x.mean.ndim - 1))
     return TokenCorrelation.white(axes, x.shape) if independent else None
+
+
+def _pools_features(x: Moments, axes: tuple[int, ...]) -> bool:
+    return x.tokens is not None and axes == (x.mean.ndim - 1,) and len(x.tokens.axes) == x.mean.ndim - 1
+
+
+def _averaging(x: Moments) -> Array:
+    """The mean over features as a weight."""
+    return np.full((x.shape[-1], 1), 1.0 / x.shape[-1])
 
 
 def _mean_of_tokens(x: Moments, tokens: TokenCorrelation, keep: bool) -> Moments:
@@ -112,6 +125,10 @@ def mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     assert dy is not None
     if x.mean.ndim > 1 and (tokens := _pooled_sequence(x, axes)) is not None:
         return [mean_of_tokens_backward(dy, tokens, x.shape)]
+    if _pools_features(x, axes):
+        one = (*x.shape[:-1], 1)
+        apart = replace(dy, mean=dy.mean.reshape(one), variance=dy.variance.reshape(one))
+        return [dense_backward(apart, _averaging(x), sequence(x), x.shape[-1] <= MATRIX_LIMIT)]
     if x.mean.ndim > 1 and x.tokens is None and axes == tuple(range(1, x.mean.ndim)):
         return global_mean_backward(site, gradients)
     count = np.prod([x.shape[axis] for axis in axes])

@@ -12,11 +12,22 @@ token's features; std is taken as it is on average.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..quadrature import Array
 from ..state import GradientMoments, Moments, ParameterGradient
-from ..tokens import TokenCorrelation, as_rows, congruence, diagonal, from_rows, sum_variance
+from ..tokens import (
+    MATRIX_LIMIT,
+    TokenCorrelation,
+    TokenResponse,
+    as_rows,
+    congruence,
+    diagonal,
+    from_rows,
+    sum_variance,
+)
 
 __all__ = [
     "dense",
@@ -38,22 +49,29 @@ def sequence(moments: Moments | GradientMoments, axes: tuple[int, ...] | None = 
     return TokenCorrelation.white(axes, moments.mean.shape)
 
 
-def dense(x: Moments, weight: Array) -> Moments:
-    """y = x W over the last axis."""
+def dense(x: Moments, weight: Array, full: bool) -> Moments:
+    """y = x W over the last axis; covariances between features only where `full`."""
     tokens = sequence(x)
-    variance, after = _carried(x.variance, tokens, weight)
+    variance, after = _carried(x.variance, tokens, weight, full)
     return Moments(x.mean @ weight, variance, tokens=after)
 
 
-def dense_backward(dy: GradientMoments, weight: Array, tokens: TokenCorrelation) -> GradientMoments:
+def dense_backward(
+    dy: GradientMoments, weight: Array, tokens: TokenCorrelation, full: bool
+) -> GradientMoments:
     """dx = dy W'."""
-    variance, after = _carried(dy.variance, sequence(dy, tokens.axes), weight.T)
-    return GradientMoments.of(dy.mean @ weight.T, variance, tokens=after)
+    variance, after = _carried(dy.variance, sequence(dy, tokens.axes), weight.T, full)
+    small = full and dy.response is not None and max(weight.shape) <= MATRIX_LIMIT
+    response = dy.response.through(weight) if small and dy.response is not None else None
+    back = GradientMoments.of(dy.mean @ weight.T, variance, tokens=after)
+    return replace(back, response=response)
 
 
-def _carried(variance: Array, tokens: TokenCorrelation, weight: Array) -> tuple[Array, TokenCorrelation]:
+def _carried(
+    variance: Array, tokens: TokenCorrelation, weight: Array, full: bool
+) -> tuple[Array, TokenCorrelation]:
     rows = as_rows(variance, tokens.axes)
-    within, between = (congruence(c, weight) for c in tokens.covariances(np.sqrt(rows)))
+    within, between = (congruence(c, weight, full) for c in tokens.covariances(np.sqrt(rows)))
     each = variance @ weight**2
     independent = as_rows(each, tokens.axes).mean(0)
     ratio = np.divide(diagonal(within), independent, out=np.ones(independent.shape), where=independent > 0)
@@ -65,15 +83,23 @@ def _carried(variance: Array, tokens: TokenCorrelation, weight: Array) -> tuple[
 def weight_gradient(x: Moments, dy: GradientMoments, weight: Array) -> ParameterGradient:
     """The gradient of W in y = x W, by the formula above; dy depends on x through y where the tilt says so (Stein)."""
     tokens = sequence(x)
-    rows = [as_rows(a, tokens.axes) for a in (x.mean, x.variance, dy.mean, dy.variance)]
-    variance = product_variance(*rows, tokens.shared, sequence(dy, tokens.axes).shared)
-    mean = rows[0].T @ rows[2]
-    if np.any(dy.tilt):
+    mu, v, m, s = (as_rows(a, tokens.axes) for a in (x.mean, x.variance, dy.mean, dy.variance))
+    variance = product_variance(mu, v, m, s, tokens.shared, sequence(dy, tokens.axes).shared)
+    mean = mu.T @ m
+    if dy.response is not None:
+        small = max(weight.shape) <= MATRIX_LIMIT
+        carried = tokens.covariances(np.sqrt(v))
+        within, between = (np.diag(c) if c.ndim == 1 and small else c for c in carried)
+        if small:
+            count = len(v)
+            mean = mean + count * (within @ weight @ dy.response.own.T)
+            mean = mean + count * (count - 1) * (between @ weight @ dy.response.between.T)
+    elif np.any(dy.tilt):
         deviation = np.sqrt(as_rows(x.variance @ weight**2, tokens.axes))
         slope = np.divide(
             as_rows(dy.tilt, tokens.axes), deviation, out=np.zeros(deviation.shape), where=deviation > 0
         )
-        mean = mean + weight * (rows[1].T @ slope)
+        mean = mean + weight * (v.T @ slope)
     return ParameterGradient(mean, variance)
 
 
@@ -83,19 +109,21 @@ def product_variance(mu: Array, v: Array, m: Array, s: Array, r_v: Array, r_s: A
     variance = (1.0 - both) * (v.T @ s) + both * (np.sqrt(v).T @ np.sqrt(s)) ** 2
     variance += (1.0 - r_s) * ((mu**2).T @ s) + r_s * (mu.T @ np.sqrt(s)) ** 2
     variance += (1.0 - r_v)[:, None] * (v.T @ m**2) + r_v[:, None] * (np.sqrt(v).T @ m) ** 2
-    return np.maximum(variance, 0.0)
+    return np.asarray(np.maximum(variance, 0.0))
 
 
-def of_product(x: Moments, dy: GradientMoments, axes: tuple[int, ...]) -> ParameterGradient:
-    """sum_t dy_ti x_ti of every feature, as the scale of a normalisation receives it."""
+def of_product(x: Moments, dy: GradientMoments, axes: tuple[int, ...], tilted: Array) -> ParameterGradient:
+    """sum_t dy_ti x_ti of every feature, as the scale of a normalisation receives it.
+
+    `tilted` is the sum over t of the covariance of the two factors, `[F]`.
+    """
     r_v, r_s = sequence(x, axes).shared, sequence(dy, axes).shared
     mu, v, m, s = (as_rows(a, axes) for a in (x.mean, x.variance, dy.mean, dy.variance))
     both = r_v * r_s
     variance = (1.0 - both) * (v * s).sum(0) + both * np.sqrt(v * s).sum(0) ** 2
     variance += (1.0 - r_s) * (mu**2 * s).sum(0) + r_s * (mu * np.sqrt(s)).sum(0) ** 2
     variance += (1.0 - r_v) * (v * m**2).sum(0) + r_v * (np.sqrt(v) * m).sum(0) ** 2
-    tilted = as_rows(dy.tilt, axes) * np.sqrt(v)
-    return ParameterGradient((mu * m + tilted).sum(0), np.maximum(variance, 0.0))
+    return ParameterGradient((mu * m).sum(0) + tilted, np.maximum(variance, 0.0))
 
 
 def summed(dy: GradientMoments, axes: tuple[int, ...] | None = None) -> ParameterGradient:
@@ -127,9 +155,12 @@ def mean_of_tokens_backward(
         from_rows(np.broadcast_to(a.reshape(1, -1), (count, a.size)), tokens.axes, shape)
         for a in (dy.mean / count, dy.variance / count**2)
     )
-    matrix = np.ones(dy.mean.size)
+    matrix, response = np.ones(dy.mean.size), None
+    if dy.hessian is not None and dy.mean.size <= MATRIX_LIMIT:
+        response = TokenResponse(tokens.axes, dy.hessian / count**2, dy.hessian / count**2)
     if dy.covariance is not None and dy.mean.size <= len(dy.covariance):
         std = np.sqrt(np.diag(dy.covariance))
         scale = np.outer(std, std)
         matrix = np.divide(dy.covariance, scale, out=np.zeros(scale.shape), where=scale > 0)
-    return GradientMoments.of(mean, variance, tokens=TokenCorrelation(tokens.axes, matrix, matrix))
+    back = GradientMoments.of(mean, variance, tokens=TokenCorrelation(tokens.axes, matrix, matrix))
+    return replace(back, response=response)

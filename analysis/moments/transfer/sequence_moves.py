@@ -8,7 +8,7 @@ import numpy as np
 
 from ..quadrature import Array
 from ..state import GradientMoments, Moments
-from ..tokens import TokenCorrelation, as_rows
+from ..tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows
 
 __all__ = ["Moved", "moved_back", "moved_forward"]
 
@@ -71,7 +71,8 @@ def moved_back(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoment
     assert x.tokens is not None
     moved = Moved.of(index, x, x.tokens)
     if moved is None or len(set(moved.features.tolist())) < len(moved.features):
-        return replace(dx, tokens=_folded(index, x, dy, dx))
+        return _folded(index, x, dy, dx)
+    response = _moved_response(moved, x, dy)
     if moved.axes:
         if dy.tokens is None or dy.tokens.axes != moved.axes:
             return dx
@@ -87,7 +88,25 @@ def moved_back(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoment
             _placed(within, moved.features, features, 1.0),
             _placed(between, moved.features, features, 0.0),
         ),
+        response=response,
     )
+
+
+def _moved_response(moved: Moved, x: Moments, dy: GradientMoments) -> TokenResponse | None:
+    assert x.tokens is not None
+    axes, features = x.tokens.axes, len(x.tokens.within)
+    if features > MATRIX_LIMIT:
+        return None
+    count = len(as_rows(x.mean, axes))
+    if not moved.axes and dy.hessian is not None:
+        own = _placed(dy.hessian / count, moved.features, features, 0.0)
+        return TokenResponse(axes, own, np.zeros(own.shape))
+    if dy.response is None or dy.response.axes != moved.axes:
+        return None
+    kept = len(moved.tokens)
+    own = _placed(dy.response.own, moved.features, features, 0.0) * (kept / count)
+    between = _placed(dy.response.between, moved.features, features, 0.0)
+    return TokenResponse(axes, own, between * (kept * (kept - 1) / max(count * (count - 1), 1)))
 
 
 def _taken(matrix: Array, features: Array) -> Array:
@@ -133,23 +152,29 @@ def _flattened(index: Array, x: Moments, tokens: TokenCorrelation) -> Array | No
     return np.asarray(matrix[np.ix_(order[index], order[index])])
 
 
-def _folded(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoments) -> TokenCorrelation | None:
-    """The correlation of a row's elements, averaged over tokens and over pairs of tokens."""
+def _folded(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoments) -> GradientMoments:
+    """With the correlation of a row's elements, averaged over tokens and over pairs of tokens."""
     assert x.tokens is not None
     if dy.covariance is None or index.ndim > 1 or index.size != x.mean.size or np.any(index < 0):
-        return None
+        return dx
     axes = x.tokens.axes
     place = np.empty(index.size, int)
     place[index] = np.arange(index.size)
     order = place[as_rows(np.arange(x.mean.size).reshape(x.shape), axes)]
-    count, features = order.shape
-    if features != len(x.tokens.within):
-        return None
-    blocks = dy.covariance[np.ix_(order.reshape(-1), order.reshape(-1))].reshape(
-        count, features, count, features
-    )
-    total = blocks.sum((0, 2))
-    own = np.einsum("tftg->fg", blocks)
-    between = (total - own) / max(count * (count - 1), 1)
+    features = order.shape[1]
+    own, between = _blocks(dy.covariance, order)
     deviation = np.sqrt(as_rows(dx.variance, axes))
-    return TokenCorrelation.of_covariances(axes, own / count, between, deviation)
+    tokens = TokenCorrelation.of_covariances(axes, own, between, deviation)
+    response = None
+    if dy.hessian is not None and features <= MATRIX_LIMIT:
+        response = TokenResponse(axes, *_blocks(dy.hessian, order))
+    return replace(dx, tokens=tokens, response=response)
+
+
+def _blocks(matrix: Array, order: Array) -> tuple[Array, Array]:
+    """A matrix over the elements of a row as its mean over tokens, and over pairs of tokens; `order` is `[T, F]`."""
+    count, features = order.shape
+    flat = order.reshape(-1)
+    blocks = matrix[np.ix_(flat, flat)].reshape(count, features, count, features)
+    own = np.einsum("tftg->fg", blocks)
+    return own / count, (blocks.sum((0, 2)) - own) / max(count * (count - 1), 1)

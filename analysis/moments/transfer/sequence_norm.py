@@ -10,7 +10,7 @@ import numpy as np
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
-from ..tokens import TokenCorrelation, as_rows
+from ..tokens import TokenCorrelation, TokenResponse, as_rows, from_rows
 from .sequence import of_product, sequence, summed
 
 __all__ = ["backward", "forward"]
@@ -32,16 +32,45 @@ def backward(site: Site, dy: GradientMoments, axes: tuple[int, ...]) -> Sequence
     xhat, std = _standardised(site, axes)
     assert xhat.tokens is not None
     token_axes, gamma = xhat.tokens.axes, site.array(1).astype(np.float64)
+    tilt = _tilt(site.y, dy, xhat, gamma)
+    tilted = as_rows(tilt, token_axes).sum(0)
     dgamma, dbeta = (
         _for_parameter(gradient, xhat.shape, token_axes, gamma.shape)
-        for gradient in (of_product(xhat, dy, token_axes), summed(dy, token_axes))
+        for gradient in (of_product(xhat, dy, token_axes, tilted), summed(dy, token_axes))
     )
-    mean, variance = _projected(dy, xhat, gamma, axes)
+    tilt = gamma * (dy.mean * xhat.mean + tilt)
+    mean, variance = _projected(dy, xhat, gamma, tilt, axes)
     tokens = _rescaled(sequence(dy, token_axes), np.broadcast_to(np.sign(gamma), xhat.shape))
     tokens, variance = _centred(tokens, dy.variance * gamma**2, variance, axes)
     mean = mean - mean.mean(axes, keepdims=True)
     back = GradientMoments.of(mean / std, variance / std**2, tokens=tokens)
-    return back, dgamma, dbeta if site.is_static(2) else None
+    response = _response(dy, gamma, tilt, std, axes)
+    return replace(back, response=response), dgamma, dbeta if site.is_static(2) else None
+
+
+def _tilt(y: Moments, dy: GradientMoments, xhat: Moments, gamma: Array) -> Array:
+    """Cov(dy, xhat) of every element, which the following activation and the loss's curvature bring about."""
+    if dy.response is None or y.tokens is None or y.tokens.axes != dy.response.axes:
+        return dy.tilt * np.sqrt(xhat.variance)
+    axes = y.tokens.axes
+    rows = as_rows(np.sqrt(y.variance), axes)
+    moment = np.diag(dy.response.moment(y.tokens, rows)) / len(rows)
+    each = from_rows(np.broadcast_to(moment, rows.shape), axes, y.shape)
+    return np.divide(each, gamma, out=np.zeros(y.shape), where=np.broadcast_to(gamma, y.shape) != 0)
+
+
+def _response(
+    dy: GradientMoments, gamma: Array, tilt: Array, std: Array, axes: tuple[int, ...]
+) -> TokenResponse | None:
+    if dy.response is None:
+        return None
+    token_axes = dy.response.axes
+    groups = _groups(tilt.shape, token_axes, axes)
+    row = as_rows(np.broadcast_to(gamma / std, tilt.shape), token_axes).mean(0)
+    along = as_rows(np.broadcast_to(tilt.mean(axes, keepdims=True) / std**2, tilt.shape), token_axes).mean(0)
+    scale = np.outer(row, row)
+    own = _off_mean(dy.response.own * scale - np.diag(along), groups)
+    return TokenResponse(token_axes, own, _off_mean(dy.response.between * scale, groups))
 
 
 def _standardised(site: Site, axes: tuple[int, ...]) -> tuple[Moments, Array]:
@@ -57,11 +86,10 @@ def _standardised(site: Site, axes: tuple[int, ...]) -> tuple[Moments, Array]:
 
 
 def _projected(
-    dy: GradientMoments, xhat: Moments, gamma: Array, axes: tuple[int, ...]
+    dy: GradientMoments, xhat: Moments, gamma: Array, tilt: Array, axes: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Mean and variance of dxhat without its part along xhat."""
     count = int(np.prod([xhat.shape[axis] for axis in axes]))
-    tilt = gamma * (dy.mean * xhat.mean + dy.tilt * np.sqrt(xhat.variance))
     along = tilt.mean(axes, keepdims=True)
     second = gamma**2 * dy.second - 2.0 * along * tilt + along**2 * xhat.second
     mean = gamma * dy.mean - along * xhat.mean
