@@ -73,10 +73,13 @@ def convert(
         source = located.model
         example_input = located.example_input if example_input is None else example_input
     if isinstance(source, OnnxFile):
-        return _convert_file(source.choosing(train), example_input, tolerance, verify)
-    conversion = _convert(source, example_input, opset, tolerance, verify)
-    model = choose_parameters(conversion.model, train)
-    return replace(conversion, model=replace(model, source=model.source or name))
+        conversion = _convert_file(source.choosing(train), example_input, tolerance, verify)
+        model = conversion.model
+    else:
+        conversion = _convert(source, example_input, opset, tolerance, verify)
+        model = choose_parameters(conversion.model, train)
+    parity = model.parity if conversion.parity is None else str(conversion.parity)
+    return replace(conversion, model=replace(model, source=model.source or name, parity=parity))
 
 
 def _convert(source: Any, example_input: Any, opset: int, tolerance: float, verify: bool) -> Conversion:

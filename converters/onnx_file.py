@@ -91,7 +91,7 @@ class OnnxFile:
         return replace(self, model=model)
 
     def examples(self, shape: Sequence[int] | None = None) -> tuple[Array, ...]:
-        """An example of two for each input, of a size that the file can take.
+        """A batch for each input, of a size that the file can take.
 
         Args:
             shape: The shape of one input without the batch, where it is known; the same for each input.
@@ -100,8 +100,9 @@ class OnnxFile:
             InputError: The file takes none of the sizes tried.
         """
         errors: list[GradfuseError] = []
+        batch = fixed_batch(self.original) or 2
         for length in _LENGTHS:
-            arrays = tuple(_example(spec, length, shape) for spec in self.model.inputs)
+            arrays = tuple(_example(spec, batch, length, shape) for spec in self.model.inputs)
             try:
                 self.run(arrays)
             except GradfuseError as error:
@@ -159,10 +160,11 @@ def _widened(array: Array) -> Array:
     )
 
 
-def _example(spec: TensorSpec, length: int, shape: Sequence[int] | None) -> Array:
-    dims = [dim if isinstance(dim, int) else length for dim in spec.dims[1:]]
-    batch = spec.dims[0] if spec.dims and isinstance(spec.dims[0], int) else 2
-    lengths = (batch, *(dims if shape is None else shape))
+def _example(spec: TensorSpec, batch: int, length: int, shape: Sequence[int] | None) -> Array:
+    dims = [dim if isinstance(dim, int) else length for dim in spec.dims]
+    if dims and not isinstance(spec.dims[0], int):
+        dims[0] = batch
+    lengths = dims if shape is None else [*dims[:1], *shape]
     if np.prod(lengths, dtype=float) > _LARGEST_INPUT:
         raise InputError(f"the input {spec} is too large to try", remedy="--no-verify skips the comparison")
     return np.ones(lengths, spec.dtype.numpy())

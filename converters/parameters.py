@@ -5,7 +5,7 @@ one are
 
     running statistics of BatchNormalization      state, which the forward pass updates
     a number, or a tensor of one element          part of a formula, unless it is a PRelu's slope or added to a product: a bias
-    a tensor that meets an input of the model     preprocessing, as (x - mean) / std
+    a tensor that meets an input of the model     preprocessing, as (x - mean) * (1 / std)
     a tensor that masks                           it holds -inf, a number of -1e4 or below, or only 0 and 1, both of them
     a constant block that is joined to others     padding
 """
@@ -144,12 +144,24 @@ def _is_weight(node: ir.Node, index: int, value: ir.Value) -> bool:
     if node.op_type not in _ELEMENTWISE:
         return True
     other = _origin(node.inputs[1 - index])
-    if other is None or other.is_graph_input():
+    if other is None or _is_raw(other):
         return False
     if tensor.size == 1:
         producer = other.producer()
         return node.op_type == "Add" and producer is not None and producer.op_type in _PRODUCTS
     return not _is_mask(tensor)
+
+
+def _is_raw(value: ir.Value, steps: int = 4) -> bool:
+    """Whether a value is an input of the model, or one that numbers were added to or multiplied with, in so many steps."""
+    node = value.producer()
+    if node is None or not steps:
+        return node is None and value.is_graph_input()
+    operands = [_origin(operand) for operand in node.inputs]
+    return node.op_type in _ELEMENTWISE and all(
+        operand is None or operand.const_value is not None or _is_raw(operand, steps - 1)
+        for operand in operands
+    )
 
 
 def _is_mask(tensor: ir.TensorProtocol) -> bool:

@@ -74,7 +74,7 @@ class ParityResult:
 
     def __str__(self) -> str:
         return (
-            f"{self.compared} arrays agree: worst relative error {self.error:.1e} at {self.worst} "
+            f"{self.compared} array{'s agree' if self.compared > 1 else ' agrees'}: worst relative error {self.error:.1e} at {self.worst} "
             f"(tolerance {self.tolerance:.0e}, {f'{self.loss} loss' if self.loss else 'outputs only'})"
         )
 
@@ -142,7 +142,7 @@ def check_outputs(
     """
     rng = np.random.default_rng(seed)
     fixed = model.inputs[0].dims[:1]
-    size = fixed[0] if fixed and isinstance(fixed[0], int) else 2 * len(examples[0]) + 1
+    size = fixed[0] if fixed and isinstance(fixed[0], int) else 3 * len(examples[0])
     inputs = [_draw(rng, size, example) for example in examples]
     theirs = compute(inputs)
     feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))

@@ -53,12 +53,14 @@ class TrainableModel:
         parameters: Names of the initializers that training changes, in the graph's order.
         framework: Where it came from: `pytorch`, `keras` or `onnx`.
         source: The file or callable that it came from, as a user would write it.
+        parity: What the comparison with its source found, in words; empty where they were not compared.
     """
 
     onnx: ir.Model
     parameters: tuple[str, ...]
     framework: str = "onnx"
     source: str = ""
+    parity: str = ""
 
     def __post_init__(self) -> None:
         initializers = self.onnx.graph.initializers
@@ -102,7 +104,8 @@ class TrainableModel:
 
     def save(self, path: str | Path) -> Path:
         """Write to one `.onnx` file, atomically; weights beyond 1 GiB go to `<name>.data` beside it."""
-        facts = {"parameters": self.parameters, "framework": self.framework, "source": self.source}
+        names = ("parameters", "framework", "source", "parity")
+        facts = {name: getattr(self, name) for name in names}
         self.onnx.metadata_props[_FACTS] = json.dumps(facts)
         return save_model(self.onnx, path)
 
@@ -132,7 +135,8 @@ class TrainableModel:
         try:
             facts = json.loads(model.metadata_props[_FACTS])
             parameters = tuple(str(name) for name in facts["parameters"])
-            return cls(model, parameters, str(facts["framework"]), str(facts["source"]))
+            texts = [str(facts.get(name, "")) for name in ("framework", "source", "parity")]
+            return cls(model, parameters, *texts)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "the model's gradfuse metadata is damaged", remedy="convert it with gradfuse again"

@@ -14,7 +14,7 @@ from ..graph.model import TensorSpec, TrainableModel
 from .optimizers import Array
 from .readers import INPUT_NAMES, Examples, from_arrays, load_data
 
-__all__ = ["batches", "consecutive", "fit_data", "split"]
+__all__ = ["batches", "consecutive", "fit_data", "fixed_batch", "split", "whole_batches"]
 
 
 def fit_data(data: Any, model: TrainableModel, target: TensorSpec | None, loss: str) -> tuple[Array, ...]:
@@ -43,6 +43,17 @@ def fit_data(data: Any, model: TrainableModel, target: TensorSpec | None, loss: 
     if target is not None and loss == "cross-entropy":
         _check_labels(arrays[-1], model.outputs[0].dims[1])
     return tuple(arrays)
+
+
+def fixed_batch(model: TrainableModel) -> int | None:
+    """The only batch size that a model takes; None where it takes any."""
+    fixed = [spec.dims[0] for spec in model.inputs if spec.dims and isinstance(spec.dims[0], int)]
+    return int(fixed[0]) if fixed else None
+
+
+def whole_batches(model: TrainableModel, indices: Array) -> Array:
+    """Without the last examples where they do not fill the only batch that the model takes."""
+    return indices[: len(indices) // (fixed_batch(model) or 1) * (fixed_batch(model) or 1)]
 
 
 def split(count: int, validation: float, seed: int) -> tuple[Array, Array]:
@@ -98,12 +109,6 @@ def _pair(specs: tuple[TensorSpec, ...], examples: Examples) -> list[tuple[Tenso
 def _fit(array: Array, spec: TensorSpec, examples: Examples) -> Array:
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
         raise InputError(f"the data for {spec} has elements of type {array.dtype}", expected="numbers")
-    if spec.dims and isinstance(spec.dims[0], int):
-        raise InputError(
-            f"{spec} takes {spec.dims[0]} examples at a time, no more and no less",
-            expected="a batch of any size",
-            remedy="convert the model again, or make the first axis of the ONNX input symbolic",
-        )
     if array.ndim == 0 or array.size == 0:
         raise InputError(
             f"the data for {spec} is empty: {array.shape}", expected="examples along the first axis"

@@ -1,7 +1,8 @@
 """What a training writes into its folder, so that it can be looked at while it runs and go on after it was killed.
 
-    run.json                  schema gradfuse-run/1: status (running, finished, diverged or interrupted), settings, epoch, step,
-                              diverged_at (number of the step whose loss was not finite, counting from 0, or null)
+    run.json                  schema gradfuse-run/1: status (running, finished, diverged or interrupted), settings, parity
+                              (what the comparison of model and source found, or that there was none), epoch, step, diverged_at (number
+                              of the step whose loss was not finite, counting from 0, or null)
     metrics.jsonl             one line for each epoch, written when it ends: the fields of `EpochMetrics`, null for what is not
                               a finite number or was not measured
     checkpoint.safetensors    the state after the last whole epoch, with epoch, step and settings as metadata
@@ -89,6 +90,7 @@ class RunFolder:
     Args:
         path: The folder; made where it is missing.
         settings: All that the outcome depends on, as JSON values.
+        parity: What the comparison of the model with its source found; empty where there was none.
         overwrite: Delete the run that the folder holds.
         resume: Go on with the run that the folder holds; without one, begin.
 
@@ -97,9 +99,16 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | Path, settings: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        parity: str = "",
+        overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         self.path, self._settings = Path(path), dict(settings)
+        self._parity = parity or "not compared with its source"
         self._files = {name: self.path / name for name in (_RUN, _METRICS, _CHECKPOINT, _MODEL, _WEIGHTS)}
         holds_run = any(file.exists() for file in self._files.values())
         if holds_run and not (overwrite or resume):
@@ -153,7 +162,13 @@ class RunFolder:
 
     def write_status(self, status: str, **facts: Any) -> None:
         """Replace run.json."""
-        content = {"schema": _SCHEMA, "status": status, **facts, "settings": self._settings}
+        content = {
+            "schema": _SCHEMA,
+            "status": status,
+            **facts,
+            "parity": self._parity,
+            "settings": self._settings,
+        }
         with atomic_path(self._files[_RUN]) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

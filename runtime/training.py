@@ -21,7 +21,7 @@ from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
 from ..graph.losses import loss_named
 from ..graph.model import TrainableModel
-from .data import batches, consecutive, fit_data, split
+from .data import batches, consecutive, fit_data, fixed_batch, split, whole_batches
 from .optimizers import SGD, Array, Optimizer
 from .providers import onnxruntime_for
 from .run_folder import Checkpoint, EpochMetrics, RunFolder, finite
@@ -115,7 +115,8 @@ def train(
         out: Folder for metrics, checkpoints and the trained model (see `run_folder`); None writes nothing.
         epochs: Passes over the training examples, at least 1.
         batch_size: Examples in a batch, at least 1; the last batch of an epoch may be smaller. With batch normalisation a
-            last batch of one example is left out, since one example has no variance.
+            last batch of one example is left out, since one example has no variance; where the model takes one size only,
+            a smaller last batch is.
         optimizer: How parameters change; None: SGD with momentum 0.9.
         schedule: Learning rate of each step; None: constantly 0.01.
         validation: Share of the examples held out, in [0, 1).
@@ -135,7 +136,15 @@ def train(
     )
     onnxruntime_for(device)
     training = _Training(gradients, data, hyperparameters, device, threads)
-    folder = None if out is None else RunFolder(out, training.settings(), overwrite=overwrite, resume=resume)
+    folder = None
+    if out is not None:
+        folder = RunFolder(
+            out,
+            training.settings(),
+            parity=gradients.source.parity,
+            overwrite=overwrite,
+            resume=resume,
+        )
     try:
         with _progress_bar(progress) as show:
             return training.run(folder, show, on_epoch)
@@ -154,7 +163,7 @@ def score(
     device: str = "cpu",
     threads: int = 0,
 ) -> Score:
-    """Loss and accuracy of a model, in inference form, on all examples of `data`.
+    """Loss and accuracy of a model, in inference form, on all examples of `data` (that fill a batch, where its size is fixed).
 
     Raises:
         InputError: The data does not fit the model, the loss is unknown, or the device cannot be had.
@@ -168,7 +177,8 @@ def score(
         name: onnxruntime.OrtValue.ortvalue_from_numpy(np.array(value), device)
         for name, value in initial_values(model, graph.state).items()
     }
-    return _score(session, state, np.arange(len(arrays[0])), batch_size)
+    indices = whole_batches(model, np.arange(len(arrays[0])))
+    return _score(session, state, indices, fixed_batch(model) or batch_size)
 
 
 @dataclass(frozen=True)
@@ -211,9 +221,10 @@ class _Training:
         source = gradients.source
         self._source, self._hyperparameters, self._device = source, hyperparameters, device
         self._arrays = fit_data(data, source, gradients.target, gradients.loss)
-        self._indices, self._held_out = split(
+        self._indices, held_out = split(
             len(self._arrays[0]), hyperparameters.validation, hyperparameters.seed
         )
+        self._held_out = whole_batches(source, held_out)
         self._steps_per_epoch = _count_steps(source, len(self._indices), hyperparameters.batch_size)
         self._graph = StepGraph.of(gradients, hyperparameters.optimizer)
         self._session = TrainingSession(self._graph, self._arrays, device, threads, hyperparameters.seed)
@@ -350,13 +361,21 @@ def _bite_text(bites: int, steps: int) -> str:
 
 def _count_steps(model: TrainableModel, examples: int, batch_size: int) -> int:
     """Batches of an epoch; batch normalisation cannot take one of a single example."""
+    fixed = fixed_batch(model)
+    if fixed not in (None, batch_size):
+        raise InputError(
+            f"{model.inputs[0]} takes {fixed} examples at a time, and was given batches of {batch_size}",
+            remedy=f"--batch-size {fixed}, or make the first axis of the ONNX input symbolic",
+        )
     whole, rest = divmod(examples, batch_size)
-    smallest = 2 if model.state else 1
+    smallest = fixed or (2 if model.state else 1)
     steps = (whole if batch_size >= smallest else 0) + (rest >= smallest)
     if steps == 0:
         raise InputError(
             f"{examples} examples in batches of {batch_size}",
-            expected="at least 2 examples in a batch, since the model has batch normalisation",
+            expected=f"{fixed} examples in a batch, for which the model was exported"
+            if fixed
+            else "at least 2 examples in a batch, since the model has batch normalisation",
         )
     return steps
 

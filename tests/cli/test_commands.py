@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from .conftest import MLP
+
 
 def test_convert_writes_a_model_that_remembers_its_parameters(gradfuse, write_model, tmp_path):
     code, out, _ = gradfuse("convert", write_model(), "-o", tmp_path / "out.onnx")
@@ -64,6 +66,41 @@ def test_train_learns_and_writes_what_it_says(gradfuse, write_model, write_data,
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["train_loss"] < 0.5 * metrics[0]["train_loss"]
     onnxruntime.InferenceSession(run / "model.onnx").run(None, {"x": np.ones((2, 4), np.float32)})
+
+
+def test_what_the_comparison_found_is_in_the_model_and_in_the_run(
+    gradfuse, write_model, write_data, tmp_path
+):
+    for options, found in (
+        ([], "1 array agrees: worst relative error 0.0e+00"),
+        (["--no-verify"], "not compared"),
+    ):
+        run, path = tmp_path / f"run{len(options)}", tmp_path / f"model{len(options)}.onnx"
+        assert found in gradfuse("convert", write_model(), "-o", path, *options)[1]
+        command = ["--data", write_data(), "--out", run, "--epochs", "1"]
+        gradfuse("train", path, *command)
+        assert json.loads((run / "run.json").read_text())["parity"].startswith(found)
+        gradfuse("train", write_model(), *command, "--overwrite", *options)
+        assert json.loads((run / "run.json").read_text())["parity"].startswith(found)
+
+
+def test_convert_says_what_it_changed(gradfuse, write_model, tmp_path):
+    text = MLP.replace("batch", "1")
+    assert (
+        "exported for a batch of 1, now for any"
+        in gradfuse("convert", write_model(text), "-o", tmp_path / "m.onnx")[1]
+    )
+
+
+def test_a_pattern_chooses_what_every_command_trains(gradfuse, refused, write_model, write_data, tmp_path):
+    model = write_model()
+    assert "1 parameters" in gradfuse("convert", model, "-o", tmp_path / "m.onnx", "--train", "w2")[1]
+    for command in (
+        ["report", model],
+        ["fuse", model, "-o", tmp_path / "f.onnx"],
+        ["train", model, "--data", write_data(), "--out", tmp_path / "run"],
+    ):
+        assert "no parameter matches 'w3'; a pattern for w" in refused(*command, "--train", "w3")
 
 
 def test_train_refuses_a_folder_with_a_run_unless_told(gradfuse, refused, write_model, write_data, tmp_path):

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from gradfuse.graph import InputError, TensorSpec
-from gradfuse.runtime.data import batches, fit_data, split
+from gradfuse.runtime.data import batches, fit_data, fixed_batch, split, whole_batches
 
 LABELS = TensorSpec("target", ir.DataType.INT64, ("batch",))
 
@@ -106,11 +106,13 @@ def test_numbers_that_are_not_finite_are_located(value, name, model):
     )
 
 
-def test_a_fixed_batch_is_refused(model):
+def test_a_fixed_batch_leaves_out_what_does_not_fill_it(model):
     source = model("mlp")
-    source.onnx.graph.inputs[0].shape = ir.Shape([1, 64])
-    with pytest.raises(InputError, match="takes 1 examples at a time"):
-        fit_data((np.zeros((4, 64)), np.zeros(4)), source, LABELS, "cross-entropy")
+    assert fixed_batch(source) is None
+    assert list(whole_batches(source, np.arange(5))) == [0, 1, 2, 3, 4]
+    source.onnx.graph.inputs[0].shape = ir.Shape([2, 64])
+    assert fixed_batch(source) == 2
+    assert list(whole_batches(source, np.arange(5))) == [0, 1, 2, 3]
 
 
 def test_inputs_are_found_by_name(model):
