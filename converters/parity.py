@@ -73,9 +73,11 @@ class ParityResult:
         return len(self.errors)
 
     def __str__(self) -> str:
+        agree = "array agrees" if self.compared == 1 else "arrays agree"
+        how = f"{self.loss} loss" if self.loss else "outputs only"
         return (
-            f"{self.compared} array{'s agree' if self.compared > 1 else ' agrees'}: worst relative error {self.error:.1e} at {self.worst} "
-            f"(tolerance {self.tolerance:.0e}, {f'{self.loss} loss' if self.loss else 'outputs only'})"
+            f"{self.compared} {agree}: worst relative error {self.error:.1e} at {self.worst} "
+            f"(tolerance {self.tolerance:.0e}, {how})"
         )
 
 

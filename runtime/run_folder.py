@@ -1,8 +1,8 @@
 """What a training writes into its folder, so that it can be looked at while it runs and go on after it was killed.
 
     run.json                  schema gradfuse-run/1: status (running, finished, diverged or interrupted), settings, parity
-                              (what the comparison of model and source found, or that there was none), epoch, step, diverged_at (number
-                              of the step whose loss was not finite, counting from 0, or null)
+                              (what the comparison of model and source found, or that there was none), epoch, step,
+                              diverged_at (number of the step whose loss was not finite, counting from 0, or null)
     metrics.jsonl             one line for each epoch, written when it ends: the fields of `EpochMetrics`, null for what is not
                               a finite number or was not measured
     checkpoint.safetensors    the state after the last whole epoch, with epoch, step and settings as metadata
