@@ -12,6 +12,7 @@ Gradients, losses, optimizers and the training form are all written in this nota
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -39,12 +40,25 @@ class Builder:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
-        self._names = {name for node in graph for name in (node.name, *(out.name for out in node.outputs))}
-        self._names |= {value.name for value in graph.inputs} | set(graph.initializers)
-        self._constants: dict[tuple[str, bytes, tuple[int, ...]], Tensor] = {}
+        self.graph = self._constants_graph = graph
+        self._names = {value.name for part in (graph, *graph.subgraphs()) for value in _named(part)}
+        self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
         self._prefix = "op"
         self._metadata: dict[str, str] = {}
+
+    def inside(self, body: ir.Graph) -> Builder:
+        """A builder for the body of one of this graph's nodes: names stay unique, and constants are those of this graph."""
+        inner = copy.copy(self)
+        inner.graph = body
+        return inner
+
+    def copying(self, body: ir.Graph) -> Builder:
+        """A builder for a copy of a body, with new names for all that is in it; it refers to the same values outside."""
+        inner = self.inside(body.clone(allow_outer_scope_values=True))
+        for part in (inner.graph, *inner.graph.subgraphs()):
+            for named in _named(part):
+                named.name = self.unique_name(named.name or "unnamed")
+        return inner
 
     @contextlib.contextmanager
     def scope(self, prefix: str, metadata: Mapping[str, str] | None = None) -> Iterator[None]:
@@ -104,7 +118,7 @@ class Builder:
         return name
 
     def constant(self, value: Any, dtype: ir.DataType) -> Tensor:
-        """An initializer holding `value` as `dtype`; equal constants share one initializer."""
+        """An initializer holding `value` as `dtype`; equal constants share one initializer, that of the outermost graph."""
         array = np.asarray(value, dtype=dtype.numpy())
         key = (dtype.name, array.tobytes(), array.shape)
         if key not in self._constants:
@@ -112,9 +126,9 @@ class Builder:
             initializer = ir.Value(
                 name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype), const_value=tensor
             )
-            self.graph.register_initializer(initializer)
-            self._constants[key] = Tensor(initializer, self)
-        return self._constants[key]
+            self._constants_graph.register_initializer(initializer)
+            self._constants[key] = initializer
+        return Tensor(self._constants[key], self)
 
     def ints(self, *values: int) -> Tensor:
         """A constant int64 vector: axes, shapes, pads."""
@@ -378,6 +392,15 @@ def where(condition: Tensor, yes: Operand, no: Operand) -> Tensor:
         raise TypeError("where() needs a Tensor on at least one side")
     yes, no = (side if isinstance(side, Tensor) else like._lift(side) for side in (yes, no))
     return condition.builder.op("Where", condition, yes, no, dtype=like.dtype)
+
+
+def _named(graph: ir.Graph) -> Iterator[ir.Node | ir.Value]:
+    """What has a name of its own in a graph: nodes, their outputs, inputs and initializers."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield node
+        yield from node.outputs
 
 
 def _constant_name(array: np.ndarray[Any, Any], dtype: ir.DataType) -> str:

@@ -20,9 +20,11 @@ import onnx_ir as ir
 from onnx_ir.passes.common import (
     InlinePass,
     LiftConstantsToInitializersPass,
+    LiftSubgraphInitializersToMainGraphPass,
     ShapeInferencePass,
 )
 
+from .bodies import describe_bodies
 from .builder import Builder
 from .errors import UnsupportedError
 from .gradients import TABLE
@@ -52,24 +54,29 @@ def lower(model: ir.Model) -> None:
             remedy="convert it with gradfuse first",
         )
     InlinePass()(model)
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _lift_constants(model)
     model.graph.sort()
     _name_nodes(model.graph)
     infer_shapes(model)
     _write_out(model)
-    missing = [node for node in model.graph if node.domain == "" and ("", node.op_type) not in TABLE]
+    everything = model.graph.all_nodes()
+    missing = [node for node in everything if node.domain == "" and ("", node.op_type) not in TABLE]
     inline_standard_functions(model, missing)
-    for node in list(model.graph):
+    for node in model.graph.all_nodes():
         if node.domain == "" and node.op_type in _PADDED_OPS:
             _make_pads_explicit(node)
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Fill in element types and shapes as far as ONNX can infer them."""
-    ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    for node in model.graph.all_nodes():
-        if node.domain == "" and node.op_type in _SEQUENCE_OPS:
-            _restore_sequence_type(node.outputs[0])
+    """Fill in element types and shapes as far as ONNX can infer them, in the bodies of control flow too."""
+    infer = ShapeInferencePass(check_type=False, strict_mode=False)
+    news = True
+    while news:
+        infer(model)
+        for node in model.graph.all_nodes():
+            if node.domain == "" and node.op_type in _SEQUENCE_OPS:
+                _restore_sequence_type(node.outputs[0])
+        news = describe_bodies(model.graph)
 
 
 _SEQUENCE_OPS = ("SequenceConstruct", "SequenceErase", "SequenceInsert", "SplitToSequence")
@@ -81,10 +88,16 @@ def _restore_sequence_type(value: ir.Value) -> None:
         value.type, value.shape = ir.SequenceType(value.type), None
 
 
+def _lift_constants(model: ir.Model) -> None:
+    """Constants become initializers of the main graph, so that rules can read them."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    LiftSubgraphInitializersToMainGraphPass()(model)
+
+
 def _name_nodes(graph: ir.Graph) -> None:
     """Give every node a name of its own: gradients, findings and fuses refer to nodes by name."""
     seen: set[str] = set()
-    for index, node in enumerate(graph):
+    for index, node in enumerate(graph.all_nodes()):
         if not node.name or node.name in seen:
             node.name = f"{node.name or node.op_type}_{index}"
         seen.add(node.name)
@@ -92,11 +105,13 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 def _write_out(model: ir.Model) -> None:
     """Replace recurrent nodes, sequences whose elements are taken by number, and padding that counts."""
-    nodes = [node for node in model.graph if node.domain == "" and node.op_type in _WRITTEN_OUT]
+    nodes = [node for node in model.graph.all_nodes() if node.domain == "" and node.op_type in _WRITTEN_OUT]
     if not nodes:
         return
-    builder = Builder(model.graph)
+    outermost = Builder(model.graph)
     for node in nodes:
+        assert isinstance(node.graph, ir.Graph)
+        builder = outermost.inside(node.graph)
         with builder.scope(node.name or node.op_type, node.metadata_props):
             try:
                 _WRITTEN_OUT[node.op_type](node, builder)
@@ -185,7 +200,7 @@ def inline_standard_functions(model: ir.Model, nodes: Iterable[ir.Node]) -> None
         InlinePass()(model)
         model.functions.clear()
         del model.opset_imports["gradfuse.lowering"]
-        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        _lift_constants(model)
         _name_nodes(model.graph)
         infer_shapes(model)
 

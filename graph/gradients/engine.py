@@ -8,8 +8,9 @@ what does not depend on a parameter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import onnx_ir as ir
@@ -19,7 +20,17 @@ from ..errors import UnsupportedError
 from ..source import describe_node
 from .broadcast import sum_to
 
-__all__ = ["DIFFERENTIATES", "Adjoint", "Gradient", "Rule", "differentiate"]
+__all__ = [
+    "DIFFERENTIATES",
+    "Adjoint",
+    "Gradient",
+    "Rule",
+    "backpropagate",
+    "bodies",
+    "captured",
+    "differentiate",
+    "reached",
+]
 
 DIFFERENTIATES = "gradfuse.differentiates"
 """Metadata key of a backward node: the name of the forward node that it differentiates."""
@@ -33,10 +44,12 @@ class Adjoint:
 
     Attributes:
         node: The forward node.
-        inputs: Its inputs; None where an optional input is absent.
+        inputs: Its inputs, None where an optional input is absent, and then what its bodies take from outside.
         outputs: Its outputs.
         output_gradients: The loss's gradient for each output; None where the loss does not depend on it.
         builder: Appends nodes to the backward graph.
+        varying: The values whose gradient is asked for, inputs of this node among them.
+        table: Gradient of each op, for the bodies of control flow.
     """
 
     node: ir.Node
@@ -44,6 +57,8 @@ class Adjoint:
     outputs: tuple[Tensor, ...]
     output_gradients: tuple[Tensor | None, ...]
     builder: Builder
+    varying: AbstractSet[ir.Value] = frozenset()
+    table: Mapping[tuple[str, str], Gradient] = field(default_factory=dict)
 
     @property
     def x(self) -> Tensor:
@@ -149,8 +164,18 @@ def differentiate(
     Raises:
         UnsupportedError: A node between `wrt` and `loss` has no gradient.
     """
-    gradients = {loss: builder.constant(1.0, builder.tensor(loss).dtype)}
-    nodes, varying = _path(list(builder.graph), loss, wrt)
+    return backpropagate(builder, {loss: builder.constant(1.0, builder.tensor(loss).dtype)}, wrt, table)
+
+
+def backpropagate(
+    builder: Builder,
+    received: Mapping[ir.Value, Tensor],
+    wrt: Iterable[ir.Value],
+    table: Mapping[tuple[str, str], Gradient],
+) -> dict[ir.Value, Tensor]:
+    """Append the backward graph of several values, whose gradients are given: `differentiate` without its scalar loss."""
+    gradients = dict(received)
+    nodes, varying = _path(list(builder.graph), received, wrt)
     for node in reversed(nodes):
         entry = table.get((node.domain, node.op_type))
         if entry is None:
@@ -161,49 +186,64 @@ def differentiate(
             )
         adjoint = Adjoint(
             node,
-            tuple(None if value is None else builder.tensor(value) for value in node.inputs),
+            tuple(None if value is None else builder.tensor(value) for value in _operands(node)),
             tuple(builder.tensor(value) for value in node.outputs),
             tuple(gradients.get(value) for value in node.outputs),
             builder,
+            varying,
+            table,
         )
         with builder.scope(f"grad/{node.name}", {DIFFERENTIATES: node.name or ""}):
-            _accumulate(gradients, adjoint, entry, varying)
+            _accumulate(gradients, adjoint, entry)
     return gradients
 
 
-def _path(
-    nodes: Sequence[ir.Node], loss: ir.Value, wrt: Iterable[ir.Value]
-) -> tuple[list[ir.Node], set[ir.Value]]:
-    """The nodes on a path of floating-point values from a member of `wrt` to `loss`, in order, and those values."""
-    varying, kept = set(wrt), []
+def reached(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.Value]:
+    """The floating-point values that depend on `sources`, those included."""
+    found = set(sources)
     for node in nodes:
-        if any(value in varying for value in _operands(node)):
-            kept.append(node)
-            varying |= {
+        if any(value in found for value in _operands(node)):
+            found |= {
                 value for value in node.outputs if value.dtype is None or value.dtype.is_floating_point()
             }
-    needed = {loss} & varying
+    return found
+
+
+def _path(
+    nodes: Sequence[ir.Node], ends: Iterable[ir.Value], wrt: Iterable[ir.Value]
+) -> tuple[list[ir.Node], set[ir.Value]]:
+    """The nodes on a path of floating-point values from a member of `wrt` to one of `ends`, in order, and those values."""
+    varying = reached(nodes, wrt)
+    needed = set(ends) & varying
     between = []
-    for node in reversed(kept):
-        if any(value in needed for value in node.outputs):
+    for node in reversed(nodes):
+        sources = {value for value in _operands(node) if value is not None and value in varying}
+        if sources and any(value in needed for value in node.outputs):
             between.append(node)
-            needed |= {value for value in _operands(node) if value in varying}
+            needed |= sources
     return between[::-1], needed
 
 
-def _operands(node: ir.Node) -> Iterator[ir.Value]:
-    """The inputs of a node, and what the bodies of an If, Loop or Scan take from outside, their inner values included."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from attribute.as_graph().outputs
-            for inner in attribute.as_graph():
-                yield from _operands(inner)
+def _operands(node: ir.Node) -> list[ir.Value | None]:
+    """The inputs of a node, and what the bodies of an If, Loop or Scan take from outside."""
+    outer = dict.fromkeys(value for body in bodies(node) for value in captured(body))
+    return [*node.inputs, *outer]
 
 
-def _accumulate(
-    gradients: dict[ir.Value, Tensor], adjoint: Adjoint, entry: Gradient, varying: set[ir.Value]
-) -> None:
+def bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that an If, Loop or Scan runs."""
+    attributes = node.attributes.values()
+    return [attribute.as_graph() for attribute in attributes if attribute.type == ir.AttributeType.GRAPH]
+
+
+def captured(body: ir.Graph) -> list[ir.Value]:
+    """The values from outside that a body refers to, in the order of their first use."""
+    own = {*body.inputs, *body.initializers.values(), *(value for node in body for value in node.outputs)}
+    used = [value for node in body for value in _operands(node)] + list(body.outputs)
+    return list(dict.fromkeys(value for value in used if value is not None and value not in own))
+
+
+def _accumulate(gradients: dict[ir.Value, Tensor], adjoint: Adjoint, entry: Gradient) -> None:
     if all(gradient is None for gradient in adjoint.output_gradients):
         return
     received = {gradient.value for gradient in adjoint.output_gradients if gradient is not None}
@@ -215,7 +255,7 @@ def _accumulate(
             f"its attributes or shapes contradict the ONNX standard ({error})"
         ) from error
     for tensor, contribution in zip(adjoint.inputs, contributions, strict=False):
-        if tensor is None or contribution is None or tensor.value not in varying:
+        if tensor is None or contribution is None or tensor.value not in adjoint.varying:
             continue
         if entry.broadcasts:
             others = [t.dims for t in adjoint.inputs if t is not None and t.value is not tensor.value]

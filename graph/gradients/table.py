@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from . import (
     activation,
     arithmetic,
+    control_flow,
     convolution,
     einsum,
     indexing,
@@ -134,6 +135,10 @@ _PLAIN = {
     "ScatterElements": indexing.scatter_elements,
     "ScatterND": indexing.scatter_nd,
     "TopK": indexing.top_k,
+    # control flow
+    "If": control_flow.if_,
+    "Scan": control_flow.scan,
+    "Loop": control_flow.loop,
     # losses
     "SoftmaxCrossEntropyLoss": loss.softmax_cross_entropy,
     "NegativeLogLikelihoodLoss": loss.negative_log_likelihood,

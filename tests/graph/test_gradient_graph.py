@@ -177,12 +177,35 @@ def test_a_parameter_of_whole_numbers(build: Build) -> None:
         build("f = Cast <to = 1> (w) y = MatMul (x, f)", {"w": np.ones((3, 2), np.int64)})
 
 
-def test_control_flow_is_refused(build: Build) -> None:
-    body = """
+_IF = """
     h = MatMul (x, w)
-    y = If (condition) <then_branch = a () => (float[batch, 2] p) { p = Relu (h) },
+    y = If (condition) <then_branch = a () => (float[batch, 2] p) { THEN },
                         else_branch = b () => (float[batch, 2] q) { q = Neg (h) }>
     """
-    model = build(body, ONE, state={"condition": np.array(True)})
-    with pytest.raises(UnsupportedError, match="If node"):
+
+
+@pytest.mark.parametrize(("condition", "gradient"), [(True, 1.5), (False, -0.5)])
+def test_a_branch_is_differentiated(build: Build, condition: bool, gradient: float) -> None:
+    body = _IF.replace("THEN", "t = Constant <value_float = 3.0> () p = Mul (h, t)")
+    model = build(body, ONE, state={"condition": np.array(condition)})
+    gradients = GradientGraph.of(model, "output")
+    onnx.checker.check_model(ir.serde.serialize_model(gradients.onnx), full_check=True)
+    found = evaluate(gradients.onnx, {"x": np.ones((4, 3), np.float32)})
+    np.testing.assert_allclose(found["w_grad"], np.full((3, 2), gradient), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("p = Hardmax (h)", "no gradient for Hardmax node"),
+        (
+            "p = Dropout (h)",
+            "If node .*: its body contains Dropout node .*, which acts differently in each run",
+        ),
+        ("n = RandomNormalLike (h) p = Add (h, n)", "its body contains RandomNormalLike node"),
+    ],
+)
+def test_bodies_that_have_no_gradient_say_why(build: Build, body: str, why: str) -> None:
+    model = build(_IF.replace("THEN", body), ONE, state={"condition": np.array(True)})
+    with pytest.raises(UnsupportedError, match=why):
         GradientGraph.of(model, "output")

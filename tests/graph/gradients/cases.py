@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from .control_flow_cases import CONTROL_FLOW
 from .oracle import DIMS, Array, Case, Data
 
 Tensor = torch.Tensor
@@ -1514,4 +1515,5 @@ CASES = [
     *RECURRENT,
     *RESIZES,
     *EINSUMS,
+    *CONTROL_FLOW,
 ]
