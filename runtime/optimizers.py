@@ -6,7 +6,7 @@
 
 Both follow torch.optim (2.13): SGD with dampening 0, AdamW with decoupled weight decay (Loshchilov and Hutter 2019), t counting
 from 1. Keras' SGD keeps lr inside its momentum, v' = m v - lr g, p' = p + v': the same steps as long as lr is constant, other
-steps when it changes. gradfuse follows PyTorch's definition for models from either framework.
+steps when it changes. gradfuse follows PyTorch's definition for models from either framework; Keras' is `rate_in_velocity`.
 
 What concerns scalars only (lr, t, the powers of b1 and b2) is computed in float64, once for all parameters.
 """
@@ -61,11 +61,13 @@ class SGD:
         momentum: Share of the last step's velocity that is kept, in [0, 1); 0 keeps no state.
         weight_decay: Factor of the parameter that is added to its gradient.
         nesterov: Step along the velocity of the next step (Sutskever et al. 2013); needs momentum.
+        rate_in_velocity: Scale gradients by the learning rate before they enter the velocity, as Keras does.
     """
 
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+    rate_in_velocity: bool = False
 
     name: ClassVar[str] = "sgd"
 
@@ -89,12 +91,13 @@ class SGD:
         """See `Optimizer.update`."""
         new = {}
         for name, p in parameters.items():
+            rate = learning_rate.cast_like(p)
             g = gradients[name] + p * self.weight_decay if self.weight_decay else gradients[name]
-            step = g
+            step = g = g * rate if self.rate_in_velocity else g
             if self.momentum:
                 v = new[_velocity(name)] = state[_velocity(name)] * self.momentum + g
                 step = g + v * self.momentum if self.nesterov else v
-            new[name] = p - step * learning_rate.cast_like(p)
+            new[name] = p - (step if self.rate_in_velocity else step * rate)
         return new
 
 
