@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analysis import RiskReport
-    from .api import Trained, analyse, convert, fuse, load, train
+    from .api import Trained, analyse, compare, convert, fuse, load, train
     from .graph import Fuse, GradfuseError, GradientGraph, TrainableModel
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "TrainableModel",
     "Trained",
     "analyse",
+    "compare",
     "convert",
     "fuse",
     "load",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "api": ("Trained", "analyse", "convert", "fuse", "load", "train"),
+    "api": ("Trained", "analyse", "compare", "convert", "fuse", "load", "train"),
     "analysis": ("RiskReport",),
     "graph": ("Fuse", "GradfuseError", "GradientGraph", "TrainableModel"),
 }

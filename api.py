@@ -15,8 +15,9 @@ from .runtime import train as run_training
 if TYPE_CHECKING:
     from .analysis import RiskReport
     from .converters import Conversion
+    from .models.comparison import Comparison
 
-__all__ = ["Trained", "analyse", "convert", "convert_with_parity", "fuse", "load", "train"]
+__all__ = ["Trained", "analyse", "compare", "convert", "convert_with_parity", "fuse", "load", "train"]
 
 
 def convert(
@@ -208,6 +209,23 @@ def train(
         **options,
     )
     return Trained(**vars(result))
+
+
+def compare(network: str = "mlp", data: str = "digits", **options: Any) -> Comparison:
+    """Train the PyTorch and Keras twins of a network with each remedy, on ONNX Runtime and natively.
+
+    Args:
+        network: Module of `gradfuse.models`, or any module or file with `pytorch` and `keras`.
+        data: As for `gradfuse train`.
+        options: `loss`, `out`, `epochs`, `batch_size`, `lr`, `momentum`, `seed`, `remedies`, `overwrite`, `on_cell`: see
+            `models.comparison.compare`.
+
+    Raises:
+        GradfuseError: The network, the data or an option is not what it should be, or a training could not be run.
+    """
+    from .models import comparison
+
+    return comparison.compare(network, data, **options)
 
 
 def _optimizer(name: str, momentum: float | None, nesterov: bool, weight_decay: float | None) -> Optimizer:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
+from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .explain import explain
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (convert, report, fuse, train, explain, doctor):
+for command in (convert, report, fuse, train, compare, explain, doctor):
     app.command()(command)
 
 

@@ -106,7 +106,9 @@ def _train(
     whole, rest = divmod(len(indices), settings.batch_size)
     per_epoch = whole + (rest > 1)  # batch normalisation cannot take a batch of one
     total = per_epoch * settings.epochs
-    losses, norms, seconds = [], [], []
+    losses: list[float] = []
+    norms: list[float] = []
+    seconds: list[float] = []
     for epoch in range(1, settings.epochs + 1):
         order = batches(indices, settings.batch_size, settings.seed, epoch)
         for batch in itertools.islice(order, per_epoch):

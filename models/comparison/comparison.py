@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +23,14 @@ from ...graph.errors import GradfuseError, InputError
 from ...graph.files import atomic_path
 from .cell import Cell, Settings
 from .networks import read_network
-from .remedies import REMEDIES, Remedy
+from .remedies import REMEDIES
+from .results import Comparison
 from .trainers import TRAINERS
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["compare"]
 
 _SCHEMA = "gradfuse-comparison/1"
 _SETTINGS, _CELLS = "comparison.json", "cells.jsonl"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All cells, by remedy and trainer in the order of their tables.
-
-    Attributes:
-        settings: What they share.
-        cells: By the names of remedy and trainer.
-    """
-
-    settings: Settings
-    cells: dict[tuple[str, str], Cell]
-
-    @property
-    def remedies(self) -> list[str]:
-        """The names of those that were run."""
-        return list(dict.fromkeys(remedy for remedy, _ in self.cells))
-
-    def difference(self, remedy: str, trainer: str) -> float | None:
-        """Largest relative difference of any step's loss to the native trainer's; None for a native trainer.
-
-        Steps from the first non-finite loss of either on are not compared; infinite where only one of the two stays finite.
-        """
-        kind = TRAINERS[trainer]
-        if kind.native or (remedy, kind.framework) not in self.cells:
-            return None
-        ours, native = self.cells[remedy, trainer], self.cells[remedy, kind.framework]
-        if (ours.diverged_at is None) != (native.diverged_at is None):
-            return float("inf")
-        pairs = zip(ours.losses, native.losses, strict=False)
-        return max((abs(a - b) / abs(b) for a, b in pairs if a is not None and b), default=0.0)
 
 
 def compare(

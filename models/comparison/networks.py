@@ -1,7 +1,8 @@
 """The network and the data of a comparison.
 
 A network is a module with `pytorch(**options)` and `keras(**options)`, which build twins with the same weights, as those of
-`gradfuse.models` do. Options that the data decide are filled in where a builder has them: `inputs`, `size`, `length`, `classes`.
+`gradfuse.models` do. Options that the data decide are filled in where a builder has them: `inputs`, `size`, `length`,
+`classes`, `outputs`.
 """
 
 from __future__ import annotations
