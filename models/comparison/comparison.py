@@ -21,6 +21,7 @@ from typing import Any
 
 from ...graph.errors import GradfuseError, InputError
 from ...graph.files import atomic_path
+from ...runtime import SGD, Schedule
 from .cell import Cell, Settings
 from .networks import read_network
 from .remedies import REMEDIES
@@ -86,6 +87,8 @@ def compare(
 
 
 def _check(settings: Settings) -> None:
+    Schedule(settings.lr)
+    SGD(settings.momentum)
     if settings.loss not in ("cross-entropy", "mse"):
         raise InputError(f"loss {settings.loss!r}", expected="cross-entropy or mse")
     if settings.epochs < 1 or settings.batch_size < 2:

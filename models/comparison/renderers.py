@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ __all__ = ["COLUMNS", "render", "renderer_for"]
 
 COLUMNS = {
     "remedy": "what was changed in the network or its training",
-    "trainer": "gradfuse trains on ONNX Runtime what each framework built; PyTorch and Keras train natively",
+    "trainer": "ORT: gradfuse on ONNX Runtime, with what the framework in brackets built; PyTorch, Keras: natively",
     "predicted": "growth of the gradient from the last layer to the first before the first step, as the report has it",
     "largest norm": "of all gradients together, before clipping, over all steps",
     "non-finite": "number of the step, counting from 0, whose loss was not finite",
@@ -30,9 +31,11 @@ COLUMNS = {
 _BARS, _WIDTH, _FEWEST_STEPS = "▁▂▃▄▅▆▇█", 16, 20
 """Heights of the terminal's picture, its width, and the steps from which on a median time is worth printing."""
 
+_FILE_WIDTH = 140
+
 
 def render(comparison: Comparison) -> str:
-    """The table for the terminal, at its width."""
+    """The table for the terminal, at its width; wide enough for every column where there is none."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -40,7 +43,7 @@ def render(comparison: Comparison) -> str:
     table = Table(*COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for row in _rows(comparison):
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
     with console.capture() as capture:
         console.print(f"{_title(comparison)}. {_subtitle(comparison)}", table, sep="\n")
     return capture.get()

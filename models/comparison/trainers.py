@@ -60,7 +60,7 @@ class TrainerKind(NamedTuple):
     def title(self) -> str:
         """What the table calls it."""
         framework = "PyTorch" if self.framework == "pytorch" else "Keras"
-        return framework if self.native else f"gradfuse, from {framework}"
+        return framework if self.native else f"ORT ({framework})"
 
 
 def _pytorch(model: Any, task: Task) -> Trainer:
