@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analysis import RiskReport
-    from .api import Trained, analyse, compare, convert, fuse, load, train
+    from .api import Trained, analyse, compare, convert, fuse, load, remedy, train
     from .graph import Fuse, GradfuseError, GradientGraph, TrainableModel
 
 __all__ = [
@@ -32,11 +32,12 @@ __all__ = [
     "convert",
     "fuse",
     "load",
+    "remedy",
     "train",
 ]
 
 _ROOMS = {
-    "api": ("Trained", "analyse", "compare", "convert", "fuse", "load", "train"),
+    "api": ("Trained", "analyse", "compare", "convert", "fuse", "load", "remedy", "train"),
     "analysis": ("RiskReport",),
     "graph": ("Fuse", "GradfuseError", "GradientGraph", "TrainableModel"),
 }

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from .converters import Conversion
     from .models.comparison import Comparison
 
-__all__ = ["Trained", "analyse", "compare", "convert", "convert_with_parity", "fuse", "load", "train"]
+__all__ = [
+    "Trained",
+    "analyse",
+    "compare",
+    "convert",
+    "convert_with_parity",
+    "fuse",
+    "load",
+    "remedy",
+    "train",
+]
 
 
 def convert(
@@ -64,6 +74,19 @@ def convert_with_parity(
 class Trained(TrainingResult):
     """What a training leaves (see TrainingResult), and the way home."""
 
+    def remedied_source(self, model: Any) -> Any:
+        """A copy of a framework's model with the remedies that were trained (see `remedy`), and with the trained weights.
+
+        Args:
+            model: The `torch.nn.Module` or `keras.Model` that was converted; it stays as it is.
+
+        Raises:
+            ConversionError: A remedy has no layer of its own there, as an activation that is called as a function.
+        """
+        from . import converters
+
+        return converters.remedied(self.model, model)
+
     def to_source(self, model: Any) -> None:
         """Fill a framework's model with the trained parameters and running statistics; all of them or none.
 
@@ -71,10 +94,11 @@ class Trained(TrainingResult):
             model: The `torch.nn.Module` or `keras.Model` that was converted, or one built alike.
 
         Raises:
-            InputError: A parameter is missing in `model`, or has another shape there.
+            InputError: A parameter is missing in `model`, or has another shape there, or the model was trained with remedies.
         """
         from . import converters
 
+        converters.refuse_remedies(self.model)
         converters.to_source(self.weights, model)
 
 
@@ -135,6 +159,44 @@ def fuse(
     """
     gradients = _gradients(source, loss, input_shape, train)
     return insert_fuses(gradients, _fuses(gradients, clip, at))
+
+
+def remedy(
+    source: Any,
+    *,
+    swap_activation: str | None = None,
+    insert: str | None = None,
+    where: str = "before",
+    match_gain: bool = True,
+    at: Sequence[str] | None = None,
+    **options: Any,
+) -> TrainableModel:
+    """The model with other activations, or with batch normalisation beside them.
+
+    Args:
+        source: The model, as for `convert`.
+        swap_activation: What takes whose place, as `relu=leaky_relu:0.01` or `relu=prelu:0.25` (see `graph.remedies`).
+        insert: `batch-norm`, or None.
+        where: `before` or `after` the activations.
+        match_gain: Scale the weights before a swapped activation so that the gradient keeps its size.
+        at: Patterns for the layers of the activations, as `["block3.*"]`; None: all of them.
+        options: Those of `convert`.
+
+    Raises:
+        InputError: There is no such remedy, or no such activation in the model.
+        UnsupportedError: The graph does not tell the channels to normalise over.
+    """
+    from .graph import remedies
+
+    model = convert(source, **options)
+    if swap_activation:
+        old, _, new = swap_activation.partition("=")
+        model = remedies.swap_activation(model, old, new, at=at, match_gain=match_gain)
+    if insert == "batch-norm":
+        return remedies.insert_batch_norm(model, where, at=at)
+    if insert is not None:
+        raise InputError(f"nothing called {insert!r} to insert", expected="batch-norm")
+    return model
 
 
 def train(

@@ -6,6 +6,7 @@ from .locate import Located, locate
 from .onnx_file import from_onnx
 from .parity import ParityResult
 from .pytorch import from_pytorch
+from .remedied import refuse_remedies, remedied
 from .weights import to_keras, to_pytorch, to_source
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "from_onnx",
     "from_pytorch",
     "locate",
+    "refuse_remedies",
+    "remedied",
     "to_keras",
     "to_pytorch",
     "to_source",

@@ -321,7 +321,7 @@ def test_fuses_that_remember_resume_to_the_bit(model, examples, tmp_path):
         train(gradients, data, out=tmp_path / "cut", on_epoch=interrupt, **options)
     resumed = train(gradients, data, out=tmp_path / "cut", resume=True, **options)
     straight = train(gradients, data, out=tmp_path / "straight", **options)
-    assert min(straight.fuse_bites.values()) > 0.1
+    assert min(straight.fuse_bites.values()) > 0
     assert resumed.fuse_bites == straight.fuse_bites
     for name, weight in straight.weights.items():
         assert weight.tobytes() == resumed.weights[name].tobytes(), name
