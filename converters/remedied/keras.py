@@ -10,7 +10,7 @@ import numpy as np
 from ...graph.errors import ConversionError, InputError
 from ...graph.remedies import parse_activation
 from ..frameworks import require
-from ..keras import variables
+from ..keras_call import variables
 from ..parity import Array
 from .changes import Change, homeless
 
