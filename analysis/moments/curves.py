@@ -22,6 +22,12 @@ __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 _MAX_CURVE_SIZE = 4_000_000
 """Numbers in a curve beyond which the positions of a channel share one function."""
 
+_MAX_TOKEN_CURVE_SIZE = 1_000_000
+"""The same for the tokens of a sequence."""
+
+_ALIKE = 0.03
+"""Share of the variance by which the tokens' means and variances may differ before each has a function of its own."""
+
 
 @dataclass(frozen=True)
 class Seed:
@@ -41,18 +47,34 @@ class Seed:
 def as_latent(name: str, moments: Moments) -> Moments:
     """The tensor as the identity of itself."""
     mean, std = moments.mean, np.sqrt(moments.variance)
-    if mean.size * NODES.size > _MAX_CURVE_SIZE and mean.ndim > 1:
-        axes = tuple(range(1, mean.ndim)) if moments.tokens is None else moments.tokens.axes
+    if moments.tokens is not None:
+        mean, std = _of_tokens(moments, moments.tokens.axes)
+    elif mean.size * NODES.size > _MAX_CURVE_SIZE and mean.ndim > 1:
+        axes = tuple(range(1, mean.ndim))
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
-        if moments.tokens is not None:  # what the mean differs by from token to token counts as varying
-            std = np.sqrt(std**2 + moments.mean.var(axes, keepdims=True))
     values = mean + std * broadcast_nodes(mean.ndim)
     if moments.positive:
         spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
         values = mean * np.exp(spread * broadcast_nodes(mean.ndim) - 0.5 * spread**2)
     rho = None if moments.tokens is not None else correlation(moments)
     return replace(moments, curve=Curve(name, values, rho))
+
+
+def _of_tokens(moments: Moments, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and deviation of each token's elements, or one for all where tokens are alike or too many.
+
+    What the mean differs by from token to token then counts as varying.
+    """
+    mean, variance = moments.mean, moments.variance
+    apart = mean.var(axes, keepdims=True)
+    typical = variance.mean(axes, keepdims=True)
+    alike = np.mean(apart) < _ALIKE * np.mean(typical) and np.mean(
+        np.abs(variance - typical)
+    ) < _ALIKE * np.mean(typical)
+    if alike or mean.size * NODES.size > _MAX_TOKEN_CURVE_SIZE:
+        return mean.mean(axes, keepdims=True), np.sqrt(typical + apart)
+    return mean, np.sqrt(variance)
 
 
 def broadcast_nodes(rank: int) -> Array:

@@ -20,6 +20,7 @@ from ...graph.gradients.engine import DIFFERENTIATES
 from ...graph.gradients.normalization import BATCH_STATISTICS
 from .budget import covariance_plan
 from .curves import Seed, as_latent, through
+from .drawing import Drawing
 from .elementwise_op import evaluate_node, partial_derivatives
 from .errors import UnknownTransferError
 from .loss import output_gradient
@@ -99,9 +100,10 @@ def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation
     nodes = _ancestors(gradients.onnx.graph, output)
     plan = covariance_plan(nodes, assumptions.budget)
     state = Propagation(gradients, assumptions, nodes, output, full_covariance=plan)
+    drawing = Drawing(nodes, state.values)
     with np.errstate(all="ignore"):
-        _Forward(state).run()
-        _Backward(state).run()
+        _Forward(state, drawing).run()
+        _Backward(state, drawing).run()
     return state
 
 
@@ -122,8 +124,8 @@ def _ancestors(graph: ir.Graph, output: ir.Value) -> tuple[ir.Node, ...]:
 class _Forward:
     """Values, from the inputs to the output."""
 
-    def __init__(self, state: Propagation) -> None:
-        self.state, self.values = state, state.values
+    def __init__(self, state: Propagation, drawing: Drawing) -> None:
+        self.state, self.values, self.drawing = state, state.values, drawing
         self.latents: dict[str, ir.Value] = {}
 
     def run(self) -> None:
@@ -133,6 +135,7 @@ class _Forward:
         for node in self.state.nodes:
             for value, moments in zip(node.outputs, self._node(node), strict=False):
                 self.values[value] = moments
+            self.drawing.note_root(node)
 
     def _input(self, value: ir.Value) -> Moments:
         shape = example_shape(value)
@@ -172,6 +175,8 @@ class _Forward:
         return results
 
     def _known(self, site: Site) -> Sequence[Moments]:
+        if self.drawing.starts_at(site.node, site.operands):
+            return self.drawing.forward(site.node, [example_shape(value) for value in site.node.outputs])
         if site.node.op_type in elementwise.OPS and site.node.domain == "":
             return self._elementwise(site)
         return self._transfer(site, "no rule carries moments through it")
@@ -214,8 +219,8 @@ class _Forward:
 class _Backward:
     """Gradients, from the output to the inputs and parameters."""
 
-    def __init__(self, state: Propagation) -> None:
-        self.state, self.values = state, state.values
+    def __init__(self, state: Propagation, drawing: Drawing) -> None:
+        self.state, self.values, self.drawing = state, state.values, drawing
         self.plain: dict[ir.Value, GradientMoments] = {}
         self.seeds: dict[ir.Value, dict[int, Seed]] = defaultdict(dict)
         self.by_name = {value.name: value for value in state.values}
@@ -239,6 +244,8 @@ class _Backward:
         results = tuple(self.values.get(value) for value in node.outputs)
         if not any(isinstance(result, Moments) for result in results):
             self._static(node, operands)
+        elif self._is_drawn(node):
+            self._drawn(node)
         elif self._is_on_curve(node.outputs[0]):
             self._curve(node, operands)
         else:
@@ -249,6 +256,17 @@ class _Backward:
         return (
             isinstance(moments, Moments) and moments.curve is not None and moments.curve.latent != value.name
         )
+
+    def _is_drawn(self, node: ir.Node) -> bool:
+        value = node.outputs[0]
+        return value not in self.seeds and self.drawing.goes_back(node, self.plain.get(value))
+
+    def _drawn(self, node: ir.Node) -> None:
+        gradients = [self._settle(value) for value in node.outputs]
+        if all(gradient is None for gradient in gradients):
+            return
+        for value, contribution in zip(node.inputs, self.drawing.backward(node, gradients), strict=False):
+            self._add(value, contribution)
 
     def _transfer(self, node: ir.Node, operands: tuple[Operand, ...], results: Sequence[Operand]) -> None:
         gradients = [self._settle(value) for value in node.outputs]
@@ -319,6 +337,7 @@ class _Backward:
             passed = through(seed, latent or moments)
             total = passed if total is None else total + passed
         if total is not None:
+            total = self.drawing.settled(value, total)
             self.state.arrived[value] = total
         return total
 

@@ -10,7 +10,7 @@ first), channels taken as uncorrelated. None stands for uncorrelated elements. S
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,16 @@ import numpy as np
 from .quadrature import Array
 from .tokens import TokenCorrelation, TokenResponse, of_sum
 
-__all__ = ["Curve", "GradientMoments", "Moments", "ParameterGradient", "lag0", "white"]
+__all__ = [
+    "Curve",
+    "GradientDraws",
+    "GradientMoments",
+    "Moments",
+    "ParameterGradient",
+    "ValueDraws",
+    "lag0",
+    "white",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,35 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class ValueDraws:
+    """Fixed draws of a tensor that is no function of one Gaussian per element (see `draws`).
+
+    Attributes:
+        values: `[draws, *elements]`.
+        axes: Axes of tokens among one example's.
+    """
+
+    values: Array
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GradientDraws:
+    """What draws of a tensor's value make of the mean of the gradient that arrived, and of draws about that mean.
+
+    Attributes:
+        coherent: From the mean, `[draws, *elements]`.
+        scattered: From what varies about it, of mean 0.
+    """
+
+    coherent: Array
+    scattered: Array
+
+    def __add__(self, other: GradientDraws) -> GradientDraws:
+        return GradientDraws(self.coherent + other.coherent, self.scattered + other.scattered)
+
+
+@dataclass(frozen=True)
 class Moments:
     """Moments of a tensor's value over the distribution of inputs.
 
@@ -48,6 +86,7 @@ class Moments:
         curve: The tensor as a function of its latent; None where it is itself nearest to a Gaussian.
         positive: Whether it is known to have no negative elements, as a variance; it is then nearest to a log-normal.
         tokens: Correlation of a sequence's elements; None where the tensor is not known to be one.
+        drawn: Draws of it, where they are what is known best.
     """
 
     mean: Array
@@ -56,6 +95,7 @@ class Moments:
     curve: Curve | None = None
     positive: bool = False
     tokens: TokenCorrelation | None = None
+    drawn: ValueDraws | None = None
 
     @property
     def second(self) -> Array:
@@ -93,6 +133,7 @@ class GradientMoments:
         skew: E[gradient^2 x standardised value] of each element of dense tensors. None counts as 0.
         tokens: Correlation of the elements of a sequence's gradient; None where the tensor is not known to be one.
         response: The hessian of a sequence. None counts as 0.
+        drawn: Draws of it that belong to those of the value, on the way back from where values were drawn.
     """
 
     mean: Array
@@ -105,6 +146,7 @@ class GradientMoments:
     skew: Array | None = None
     tokens: TokenCorrelation | None = None
     response: TokenResponse | None = None
+    drawn: GradientDraws | None = None
 
     @property
     def second(self) -> Array:
@@ -138,6 +180,10 @@ class GradientMoments:
         none, flat = np.zeros(mean.shape[:1]), np.zeros(mean.shape)
         return cls(mean, variance, covariance, none, flat, hessian=hessian, tokens=tokens)
 
+    def with_draws(self, drawn: GradientDraws) -> GradientMoments:
+        """The same, with draws of it."""
+        return replace(self, drawn=drawn)
+
     def __add__(self, other: GradientMoments) -> GradientMoments:
         """The sum of what two consumers send back, as uncorrelated."""
         covariance = None
@@ -160,6 +206,7 @@ class GradientMoments:
                 [(self.tokens, self.variance), (other.tokens, other.variance)], self.variance + other.variance
             ),
             functools.reduce(TokenResponse.__add__, responses) if responses else None,
+            None if self.drawn is None or other.drawn is None else self.drawn + other.drawn,
         )
 
 

@@ -33,8 +33,9 @@ def test_softmax_in_the_middle(text_graph: Callable[..., GradientGraph]) -> None
 
 def test_product_of_two_tensors_that_vary(text_graph: Callable[..., GradientGraph]) -> None:
     body = "h = MatMul(x, a) t = Transpose<perm=[0,2,1]>(x) s = MatMul(h, t) f = Flatten(s) y = MatMul(f, b)"
-    noted = predict(text_graph(body, x="float[batch,6,16]", a=(16, 16), b=(36, 10)))
-    assert noted == ["MatMul"]
+    graph = text_graph(body, x="float[batch,6,16]", a=(16, 16), b=(36, 10))
+    assert predict(graph) == []
+    assert_close(graph, (6, 16), 1.3)
 
 
 def test_quotient_of_two_tensors_that_vary(text_graph: Callable[..., GradientGraph]) -> None:
@@ -181,7 +182,7 @@ class Encoder(nn.Module):
 def test_a_transformer_layer_of_pytorch() -> None:
     torch.manual_seed(0)
     noted = predict(GradientGraph.of(convert(Encoder(), example_input=(4, 16), verify=False).model))
-    assert set(noted) <= {"MatMul", "Softmax"}
+    assert noted == []
 
 
 def test_layer_norm_of_positions_whose_gradients_are_correlated(

@@ -15,7 +15,7 @@ from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import GradientMoments, Moments, ParameterGradient
 from .sequence_moves import moved_back, moved_forward
 
-__all__ = ["backward", "forward", "static_backward"]
+__all__ = ["backward", "forward", "moved_indices", "static_backward"]
 
 
 def forward(site: Site) -> Sequence[Moments]:
@@ -116,14 +116,29 @@ def _flat(site: Site, part: Callable[[Moments], Array]) -> Array:
 
 def _indices(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
     """For each output, where in that row its elements come from."""
+    shapes = [operand.shape if isinstance(operand, Moments) else None for operand in operands]
+    shared = [None if isinstance(operand, Moments) else operand for operand in operands]
+    return moved_indices(node, shapes, shared)
+
+
+def moved_indices(
+    node: ir.Node, shapes: Sequence[tuple[int, ...] | None], shared: Sequence[Array | None]
+) -> list[Array]:
+    """For each output, where in the row of all elements its own come from; -1 stands for a 0.
+
+    Args:
+        node: A node that only moves elements.
+        shapes: For each input that depends on the example, the shape of one; None for others.
+        shared: Values of the others.
+    """
     fed: list[Array | None] = []
     start = 0
-    for value, operand in zip(node.inputs, operands, strict=True):
-        if isinstance(operand, Moments):
+    for value, shape, operand in zip(node.inputs, shapes, shared, strict=True):
+        if shape is not None:
             assert value is not None
-            size = operand.mean.size
+            size = int(np.prod(shape))
             # Counted from 1: an op that pads writes zeros.
-            row = np.arange(start + 1, start + size + 1, dtype=np.int64).reshape(operand.shape)
+            row = np.arange(start + 1, start + size + 1, dtype=np.int64).reshape(shape)
             merged = value.shape is not None and row.ndim == len(value.shape)
             fed.append(row if merged else np.expand_dims(row, min(batch_axis(value), row.ndim)))
             start += size
