@@ -109,9 +109,9 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
 def _convert_file(file: OnnxFile, example_input: Any, tolerance: float, verify: bool) -> Conversion:
     if not verify:
         return Conversion(file.model, notes=file.notes)
+    examples = _examples(OnnxFile.examples, file, example_input)
     # An op without a gradient is refused here, rather than when the file that is written now should train.
     GradientGraph.of(file.model, loss_for(file.model.outputs[0]))
-    examples = _examples(OnnxFile.examples, file, example_input)
     allowed = max(tolerance, _HALF_PRECISION) if file.is_half_precision else tolerance
     parity = check_outputs(file.model, file.run, examples, tolerance=allowed)
     return Conversion(file.model, parity, file.notes)

@@ -214,7 +214,6 @@ def read_onnx(path: str | Path) -> OnnxFile | TrainableModel:
     # A Constant of one element is a number of the formula, rather than a weight.
     LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=2)(model)
     fold_integers(model)
-    guard_division(model)
     trainable = TrainableModel(model, weights(model.graph), "onnx", str(path))
     return OnnxFile(path, original, trainable, tuple(notes))
 
@@ -227,7 +226,12 @@ def _normalise(model: ir.Model) -> None:
     if opset < _OLDEST_OPSET:
         raise UnsupportedError(f"the model has opset {opset}", expected=f"opset {_OLDEST_OPSET} or later")
     check_functions(model)
-    InlinePass()(model)
+    try:
+        InlinePass()(model)
+    except (ir.passes.PassError, ir.passes.InvariantError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            "the functions of the model contradict themselves or the model", remedy="export the model again"
+        ) from error
     refuse_quantised(model)
     _refuse_other_domains(model)
     RemoveInitializersFromInputsPass()(model)

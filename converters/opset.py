@@ -41,7 +41,7 @@ def to_opset(model: ir.Model, opset: int) -> ir.Model:
     resized = _resized_by_corners(light)
     try:
         proto = onnx.version_converter.convert_version(ir.serde.serialize_model(light), opset)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+    except (RuntimeError, onnx.version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0].rpartition(" failed: ")[2]
         raise ConversionError(
             f"cannot move the model from opset {model.opset_imports.get('')} to {opset}: {reason}",

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from .errors import InputError
+from .source import source_layer
 
 __all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model"]
 
@@ -22,6 +23,9 @@ MAX_IR_VERSION = 10
 
 _EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights beyond which they go to a file of their own; protobuf itself ends at 2 GiB."""
+
+
+_LONGEST_NAME = 4096
 
 
 def load_model(path: str | Path) -> ir.Model:
@@ -55,11 +59,46 @@ def load_model(path: str | Path) -> ir.Model:
         onnx.checker.check_model(str(path))
     except _INVALID as error:
         reason = str(_root_cause(error)).strip().splitlines()
-        raise InputError(
-            f"{path} is not a valid ONNX model: {reason[0] if reason else type(error).__name__}",
-            remedy="export the model again",
-        ) from error
+        raise _invalid(path, reason[0] if reason else type(error).__name__) from error
+    _check_names(model, path)
+    _check_nodes(model, path)
     return model
+
+
+def _invalid(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} is not a valid ONNX model: {reason}", remedy="export the model again")
+
+
+def _check_names(model: ir.Model, path: Path) -> None:
+    """Refuse names that cannot be shown, or that would do something to the terminal that shows them."""
+    for name in _names(model):
+        if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+            shown = repr(name)[:40]
+            raise _invalid(
+                path, f"the name {shown} holds control characters, or more than {_LONGEST_NAME} in all"
+            )
+
+
+def _names(model: ir.Model) -> Iterator[str]:
+    for identifier in model.functions:
+        yield from identifier
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.initializers.values()):
+            yield value.name or ""
+        for node in graph:
+            yield from (node.name or "", node.domain, node.op_type, source_layer(node))
+            yield from (value.name or "" for value in node.outputs)
+
+
+def _check_nodes(model: ir.Model, path: Path) -> None:
+    """What the standard's checker lets pass, and every reader takes for granted."""
+    for node in (node for graph in model.graphs() for node in graph):
+        if node.op_type == "Constant" and node.domain == "" and len(node.attributes) != 1:
+            raise _invalid(path, f"the Constant {node.outputs[0].name!r} has {len(node.attributes)} values")
+    for value in model.graph.inputs:
+        lengths = [] if value.shape is None else [dim for dim in value.shape if isinstance(dim, int)]
+        if min(lengths, default=0) < 0:
+            raise _invalid(path, f"the input {value.name!r} has a negative length")
 
 
 _INVALID = (
