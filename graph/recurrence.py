@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from .builder import Builder, Tensor
 from .errors import UnsupportedError
+from .recurrent_edges import carried
 from .rewriting import replace_node
 from .source import describe_node
 
@@ -46,6 +47,7 @@ class _Cell:
 
     def __init__(self, node: ir.Node, direction: int, builder: Builder) -> None:
         self.op_type, self.builder = node.op_type, builder
+        self.name = f"{node.name}/backwards" if direction else node.name or node.op_type
         self.gates = _GATES[node.op_type]
         self.hidden = _hidden_size(node)
         self.linear_before_reset = bool(node.attributes.get_int("linear_before_reset", 0))
@@ -70,8 +72,9 @@ class _Cell:
         products = xs @ self.w if self.wb is None else xs @ self.w + self.wb
         steps = [step.squeeze(0) for step in self.split(products, [1] * len(order), axis=0)]
         outputs: dict[int, Tensor] = {}
-        for time in order:
-            state = self.step(steps[time], state)
+        for number, time in enumerate(order):
+            edges = carried(self.builder, self.name, state, number - 1) if number else state
+            state = self.step(steps[time], edges)
             outputs[time] = state[0]
         return [outputs[time] for time in sorted(outputs)], state
 
