@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from .options import Clip, Edges, InputShape, Loss, NoVerify, Source, Tolerance, Trainable
 
 if TYPE_CHECKING:
+    from ..analysis import Measurement
     from ..runtime import EpochMetrics
 
 
@@ -69,6 +71,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that the folder holds.")
     ] = False,
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Skip the measurement of the gradients before the first step.")
+    ] = False,
     input_shape: InputShape = None,
     tolerance: Tolerance = 1e-4,
     no_verify: NoVerify = False,
@@ -106,6 +111,8 @@ def train(
         resume=resume,
         progress=sys.stderr.isatty(),
         on_epoch=_print_epoch,
+        probe=not no_probe,
+        on_probe=_print_probe,
     )
     for name, share in trained.fuse_bites.items():
         print(f"{name} bit in {share:.0%} of {trained.history[-1].step} steps")
@@ -116,6 +123,17 @@ def train(
         print("gradfuse report says why; --clip auto puts fuses where they are needed")
         raise typer.Exit(1)
     print(f"wrote {out / 'model.onnx'}")
+
+
+def _print_probe(measured: Measurement) -> None:
+    from ..analysis import THRESHOLDS
+
+    norm = measured.global_norm
+    print(
+        f"probe: loss {_number(measured.loss)}, gradient norm {_number(norm)} on {measured.batches} batches"
+    )
+    if not norm < THRESHOLDS["GF101.norm"]:
+        print("gradients this large mostly end a training: gradfuse report says why, --clip auto bounds them")
 
 
 def _print_epoch(metrics: EpochMetrics) -> None:
@@ -129,4 +147,4 @@ def _print_epoch(metrics: EpochMetrics) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else "not finite"

@@ -106,7 +106,6 @@ class Drawing:
         if not all(np.all(np.isfinite(result)) for result in results):
             raise UnknownTransferError("draws of it are not finite")
         self.nodes.add(node)
-        self._draws.update(zip(node.outputs, results, strict=False))
         if node.op_type in ("MatMul", "Einsum"):
             return [self._of_product(drawn, results[0])]
         axes = self._axes(node, results[0])
@@ -174,7 +173,7 @@ class Drawing:
 
     def backward(self, node: ir.Node, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
         """What each input receives."""
-        drawn, results = self._node(node), [self.of(value) for value in node.outputs]
+        drawn, results = self._node(node), [self.of_output(value) for value in node.outputs]
         draws = [
             None if gradient is None else gradient.drawn or self._sampled(value, gradient)
             for value, gradient in zip(node.outputs, gradients, strict=True)
@@ -193,8 +192,16 @@ class Drawing:
                 received.append(drawn_parameter(mean, about))
         return received
 
+    def of_output(self, value: ir.Value) -> Array:
+        """Draws of a node's output; those of a sequence that was fitted are not needed again."""
+        moments = self.values.get(value)
+        held = isinstance(moments, Moments) and moments.drawn is not None
+        return (
+            moments.drawn.values if held and isinstance(moments, Moments) and moments.drawn else np.zeros(0)
+        )
+
     def _sampled(self, value: ir.Value, gradient: GradientMoments) -> GradientDraws:
-        return sample_gradient(gradient, value.name or "", self.of(value))
+        return sample_gradient(gradient, value.name or "", self._count)
 
     def settled(self, value: ir.Value, gradient: GradientMoments) -> GradientMoments:
         """At a root, with the correlations that the draws of all ways back have together."""
