@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .graph import Fuse, GradientGraph, InputError, TrainableModel, insert_fuses
-from .graph.fuses import fuses_of
+from .graph import Fuse, GradientGraph, InputError, TrainableModel, fuses, insert_fuses
+from .graph.files import load_model, save_model
 from .runtime import Examples, Optimizer, Schedule, TrainingResult, optimizer_named
 from .runtime import train as run_training
 from .runtime.data import fit_data
@@ -25,8 +25,10 @@ __all__ = [
     "convert",
     "convert_with_parity",
     "fuse",
+    "list_fuses",
     "load",
     "remedy",
+    "remove_fuses",
     "train",
 ]
 
@@ -206,6 +208,29 @@ def fuse(
     return insert_fuses(gradients, _fuses(gradients, clip, at))
 
 
+def list_fuses(path: str | Path) -> list[Fuse]:
+    """The fuses of an `.onnx` file, whoever wrote it.
+
+    Raises:
+        InputError: The file is missing or damaged, or a fuse in it is.
+    """
+    return fuses.list_fuses(load_model(path))
+
+
+def remove_fuses(path: str | Path, output: str | Path, pattern: str = "*") -> list[Fuse]:
+    """Write an `.onnx` file without its fuses on the targets that match a pattern.
+
+    Returns:
+        The fuses that are left.
+
+    Raises:
+        InputError: The file is missing or damaged, or the pattern matches none of its fuses.
+    """
+    model = fuses.remove_fuses(load_model(path), pattern)
+    save_model(model, output)
+    return fuses.list_fuses(model)
+
+
 def remedy(
     source: Any,
     *,
@@ -375,7 +400,7 @@ def _fuses(
         return clip
     if clip == "auto" and not at:
         return analyse(gradients, batch_size=batch_size).fuses
-    return fuses_of(clip, at, gradients)
+    return fuses.fuses_of(clip, at, gradients)
 
 
 def _shape(shape: Sequence[int] | str | None) -> tuple[int, ...] | None:

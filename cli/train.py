@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Clip, Edges, InputShape, Loss, NoVerify, Source, Tolerance, Trainable
+from .options import (
+    ActivationsAt,
+    Clip,
+    Edges,
+    InputShape,
+    Insert,
+    KeepGain,
+    Loss,
+    NoVerify,
+    Source,
+    SwapActivation,
+    Tolerance,
+    Trainable,
+    Where,
+)
 
 if TYPE_CHECKING:
     from ..analysis import Measurement
@@ -61,6 +75,11 @@ def train(
     ] = 10,
     clip: Clip = "none",
     at: Edges = None,
+    swap_activation: SwapActivation = None,
+    insert: Insert = None,
+    where: Where = "before",
+    activations_at: ActivationsAt = None,
+    keep_gain: KeepGain = False,
     loss: Loss = "cross-entropy",
     validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the data held out.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the shuffling and dropout.")] = 0,
@@ -86,8 +105,20 @@ def train(
     from ..runtime import Schedule
 
     rates = Schedule(lr, schedule, decay, final_lr, warmup, every, power, patience)
-    trained = api.train(
+    model = api.remedy(
         source,
+        swap_activation=swap_activation,
+        insert=insert,
+        where=where,
+        at=activations_at,
+        match_gain=not keep_gain,
+        input_shape=input_shape,
+        tolerance=tolerance,
+        verify=not no_verify,
+        train=trainable,
+    )
+    trained = api.train(
+        model,
         data,
         out=out,
         epochs=epochs,
@@ -100,10 +131,6 @@ def train(
         clip=clip,
         at=at,
         loss=loss,
-        input_shape=input_shape,
-        tolerance=tolerance,
-        verify=not no_verify,
-        trainable=trainable,
         validation=validation,
         seed=seed,
         device=device,
@@ -115,7 +142,7 @@ def train(
         on_probe=_print_probe,
     )
     for name, share in trained.fuse_bites.items():
-        print(f"{name} bit in {share:.0%} of {trained.history[-1].step} steps")
+        print(f"{name} bit in {100 * share:.0f} % of {trained.history[-1].step} steps")
     if trained.diverged:
         print(
             f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"
