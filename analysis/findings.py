@@ -17,14 +17,12 @@ class Remedy:
     """One thing to do about a finding.
 
     Attributes:
-        kind: `init`, `activation`, `normalisation`, `residual`, `learning-rate` or `fuse`.
+        kind: `fuse`, `init`, `normalisation` or `activation`.
         text: What it does, in a sentence.
-        gradfuse: The line to write here; empty where the model itself must change.
+        gradfuse: The line to write here.
         pytorch: The line to write in PyTorch.
         keras: The line to write in Keras.
         predicted_log10_gain: The report's `log10_gain` with it, recomputed.
-        predicted_global_norm: The norm of all parameters' gradients with it, recomputed.
-        cures: Whether the gradients are within the thresholds with it, by the prediction.
     """
 
     kind: str
@@ -33,8 +31,6 @@ class Remedy:
     pytorch: str
     keras: str
     predicted_log10_gain: float
-    predicted_global_norm: float
-    cures: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Finding:
         phase: `forward` or `backward`.
         message: Which layer, what number, why.
         evidence: The numbers that prove it.
-        remedies: Those that cure first; clipping, which bounds the update only, last.
+        remedies: The most effective first.
     """
 
     code: str

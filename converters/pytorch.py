@@ -8,7 +8,10 @@ merges BatchNormalization into its neighbours and loses parameters by name. What
     BatchNormalization of a layer in eval mode            the same, marked FROZEN
     Dropout(x, ratio, true)                               Dropout(x, ratio)
     Dropout of a layer in eval mode: nothing              nothing
-    Dropout2d: x * Dropout(ones)                          the same, by `torch_dropout.dropout_by_feature`
+    BatchNormalization of an InstanceNorm layer           the same, marked PER_INSTANCE, by `torch_functions.exportable`
+    Dropout2d: x * Dropout(ones)                          the same, by `torch_functions.exportable`
+    Identity of a tensor that is detached                 the same, marked STOP_GRADIENT
+    Clip of Hardtanh and ReLU6                            the same, marked OPEN_INTERVAL
     name scopes, stack traces, the graph's signature      the layer's path
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import math
 import re
@@ -27,13 +31,20 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.errors import ConversionError, InputError, UnsupportedError
-from ..graph.model import FROZEN, UNBIASED_VARIANCE, TrainableModel
+from ..graph.model import (
+    FROZEN,
+    OPEN_INTERVAL,
+    PER_INSTANCE,
+    STOP_GRADIENT,
+    UNBIASED_VARIANCE,
+    TrainableModel,
+)
 from ..graph.source import LAYER, describe_node
 from .folding import fold_integers
 from .frameworks import silenced
 from .opset import check_opset
 from .parity import Array, DrawTarget, Reference
-from .torch_dropout import dropout_by_feature, dropout_off
+from .torch_functions import dropout_off, exportable
 from .torch_operators import decompositions, translations
 
 if TYPE_CHECKING:
@@ -72,9 +83,9 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
     with _training(module), _quiet():
         _refuse_layers(module)
-        model = _to_onnx(_export(module, inputs), opset, len(inputs))
+        model = _to_onnx(_export(module, inputs), opset, _dynamic_batch(module, inputs))
     _restore_names(model.graph, module)
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         _refuse_randomness(node)
         _to_inference_form(node)
     _strip_metadata(model)
@@ -99,23 +110,22 @@ def _is_cumulative(layer: Any) -> bool:
     return isinstance(layer, norms) and layer.training and layer.momentum is None
 
 
-def _tracks_instances(layer: Any) -> bool:
-    from torch.nn import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+def _renormalises(layer: Any) -> bool:
+    from torch.nn import Embedding, EmbeddingBag
 
-    norms = (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
-    return isinstance(layer, norms) and layer.training and layer.track_running_stats
-
-
-def _has_padding_row(layer: Any) -> bool:
-    from torch.nn import Embedding
-
-    return isinstance(layer, Embedding) and layer.padding_idx is not None and layer.weight.requires_grad
+    return isinstance(layer, (Embedding, EmbeddingBag)) and layer.max_norm is not None
 
 
-def _drops_between_layers(layer: Any) -> bool:
-    from torch.nn import RNNBase
+def _counts_tokens(layer: Any) -> bool:
+    from torch.nn import Embedding, EmbeddingBag
 
-    return isinstance(layer, RNNBase) and layer.training and layer.dropout > 0
+    return isinstance(layer, (Embedding, EmbeddingBag)) and layer.scale_grad_by_freq
+
+
+def _draws_slopes(layer: Any) -> bool:
+    from torch.nn import RReLU
+
+    return isinstance(layer, RReLU) and layer.training
 
 
 _REFUSED_LAYERS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
@@ -125,19 +135,19 @@ _REFUSED_LAYERS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
         "set momentum to a number; its default is 0.1",
     ),
     (
-        _tracks_instances,
-        "tracks running statistics, which the exported graph does not move",
-        "set track_running_stats=False, the default",
+        _renormalises,
+        "has max_norm, which changes its weight in the forward",
+        "set max_norm=None, the default",
     ),
     (
-        _has_padding_row,
-        "has padding_idx, and the exported graph would train that row",
-        "leave padding_idx out and mask the padding, or freeze the weight",
+        _counts_tokens,
+        "scales its gradient by frequencies",
+        "set scale_grad_by_freq=False, the default",
     ),
     (
-        _drops_between_layers,
-        "drops between its layers, which the exporter leaves out",
-        "set dropout=0 and put torch.nn.Dropout between single layers",
+        _draws_slopes,
+        "draws a slope for each number while it trains",
+        "take torch.nn.LeakyReLU, or put this layer in eval mode while the rest is in train mode",
     ),
 )
 """For each kind of layer: how it is known, what is wrong with it, and what to do."""
@@ -148,18 +158,18 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
 
     name = type(module).__name__
     try:
-        with dropout_by_feature():
+        with exportable():
             program = torch.export.export(
-                module, inputs, dynamic_shapes=_dynamic_batch(len(inputs)), strict=False
+                module, inputs, dynamic_shapes=_dynamic_batch(module, inputs), strict=False
             )
+        _detach_without_grad(program.graph)
         decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
-        return decomposed
     except Exception as error:  # whatever the module's own code raises
         if "Constraints violated (batch)" in str(error):
             raise ConversionError(
                 f"the forward of {name} works for one batch size only",
                 expected="any length of axis 0",
-                remedy="take sizes from the input, as in x.flatten(1) or x.view(x.shape[0], -1)",
+                remedy="take sizes from the input, as in x.flatten(1) or x.view(x.shape[0], -1), and never from len(x)",
             ) from error
         raise ConversionError(
             f"torch.export refuses {name}: {_reason(error)}",
@@ -167,9 +177,55 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
             + ", ".join(str(list(tensor.shape)) for tensor in inputs),
             remedy="check the shape of the example input, and move control flow that depends on data out of the forward",
         ) from error
+    _refuse_state(decomposed, name)
+    return decomposed
 
 
-def _to_onnx(program: torch.export.ExportedProgram, opset: int, inputs: int) -> ir.Model:
+def _dynamic_batch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str, Any]:
+    """For each argument of the forward its dynamic axes: the batch, on axis 0 of every tensor."""
+    import torch
+
+    batch = {0: torch.export.Dim("batch")}
+    arguments = inspect.signature(module.forward).bind(*inputs).arguments
+    return {
+        name: (batch,) * len(argument) if isinstance(argument, tuple) else batch
+        for name, argument in arguments.items()
+    }
+
+
+def _detach_without_grad(graph: torch.fx.Graph) -> None:
+    """Let what is computed under `torch.no_grad` say so: the exporter inlines it without a trace."""
+    import torch
+
+    region, detach = torch.ops.higher_order.wrap_with_set_grad_enabled, torch.ops.aten.detach.default
+    results = (
+        node
+        for call in graph.find_nodes(op="call_function", target=region)
+        if not call.args[0]
+        for node in call.users
+    )
+    for node in list(results):
+        with graph.inserting_after(node):
+            detached = graph.call_function(detach, (node,))
+        detached.meta = dict(node.meta)
+        node.replace_all_uses_with(
+            detached, delete_user_cb=lambda user, keep=detached: user is not keep and user.op != "output"
+        )
+
+
+def _refuse_state(program: torch.export.ExportedProgram, name: str) -> None:
+    """Refuse a forward that changes other buffers than the statistics which training moves."""
+    norms = ("running_mean", "running_var", "num_batches_tracked")
+    for buffer in program.graph_signature.buffers_to_mutate.values():
+        if buffer.rpartition(".")[2] not in norms:
+            raise UnsupportedError(
+                f"the forward of {name} changes its buffer {buffer!r}, which would stay as it is",
+                expected="no state but running statistics of normalisation layers",
+                remedy="put the layer that holds the buffer in eval mode while the rest is in train mode",
+            )
+
+
+def _to_onnx(program: torch.export.ExportedProgram, opset: int, dynamic: dict[str, Any]) -> ir.Model:
     import torch
 
     try:
@@ -180,7 +236,7 @@ def _to_onnx(program: torch.export.ExportedProgram, opset: int, inputs: int) -> 
             opset_version=opset,
             external_data=False,
             verbose=False,
-            dynamic_shapes=_dynamic_batch(inputs),
+            dynamic_shapes=dynamic,
             custom_translation_table=translations(),
         )
     except torch.onnx.OnnxExporterError as error:
@@ -195,12 +251,6 @@ def _to_onnx(program: torch.export.ExportedProgram, opset: int, inputs: int) -> 
     assert exported is not None  # only the exporter that writes to a file itself returns None
     # A round trip through the standard's own format leaves no tensor that shares its memory with the module.
     return ir.serde.deserialize_model(ir.serde.serialize_model(exported.model))
-
-
-def _dynamic_batch(inputs: int) -> tuple[dict[int, Any], ...]:
-    import torch
-
-    return ({0: torch.export.Dim("batch")},) * inputs
 
 
 def _reason(error: BaseException) -> str:
@@ -285,6 +335,7 @@ def _quiet() -> Iterator[None]:
     with silenced(*_CHATTY), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
         warnings.filterwarnings("ignore", r"The tensor attributes self.*_flat_weights", UserWarning)
+        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
         warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
         yield
 
@@ -309,12 +360,23 @@ def _refuse_randomness(node: ir.Node) -> None:
 def _to_inference_form(node: ir.Node) -> None:
     if node.op_type == "Dropout":
         node.resize_inputs(2)
-    elif node.op_type == "BatchNormalization":
-        operator = (_scopes(node, "class_hierarchy") or [""])[-1]
-        if operator.startswith("aten._native_batch_norm_legit_functional"):
-            node.metadata_props[UNBIASED_VARIANCE] = "true"
-        elif operator.startswith("aten._native_batch_norm_legit_no_training"):
-            node.metadata_props[FROZEN] = "true"
+        return
+    *layers, operator = _scopes(node, "class_hierarchy") or [""]
+    for op_type, prefix, mark in _MARKS:
+        if node.op_type == op_type and operator.startswith(prefix):
+            node.metadata_props[mark] = "true"
+    if UNBIASED_VARIANCE in node.metadata_props and layers and ".instancenorm." in layers[-1]:
+        node.metadata_props[PER_INSTANCE] = "true"
+
+
+_MARKS = (
+    ("BatchNormalization", "aten._native_batch_norm_legit_functional", UNBIASED_VARIANCE),
+    ("BatchNormalization", "aten._native_batch_norm_legit_no_training", FROZEN),
+    ("Identity", "aten.detach", STOP_GRADIENT),
+    ("Clip", "aten.hardtanh", OPEN_INTERVAL),
+    ("Clip", "aten.relu6", OPEN_INTERVAL),
+)
+"""ONNX op, the PyTorch operator that it comes from, and how it is marked."""
 
 
 def _scopes(node: ir.Node, kind: str) -> list[str]:
@@ -330,7 +392,7 @@ def _strip_metadata(model: ir.Model) -> None:
         *model.graph.inputs,
         *model.graph.initializers.values(),
     ]
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         described += node.outputs
         # Nodes that torch adds to compute shapes have a scope of its own making.
         layers = [

@@ -13,7 +13,16 @@ from .builder import Dim
 from .errors import InputError, some
 from .files import load_model, save_model
 
-__all__ = ["FROZEN", "UNBIASED_VARIANCE", "TensorSpec", "TrainableModel", "spec_of"]
+__all__ = [
+    "FROZEN",
+    "OPEN_INTERVAL",
+    "PER_INSTANCE",
+    "STOP_GRADIENT",
+    "UNBIASED_VARIANCE",
+    "TensorSpec",
+    "TrainableModel",
+    "spec_of",
+]
 
 FROZEN = "gradfuse.frozen"
 """Metadata key of a BatchNormalization or Dropout node that stays in inference form while the model trains."""
@@ -21,6 +30,15 @@ FROZEN = "gradfuse.frozen"
 UNBIASED_VARIANCE = "gradfuse.unbiased_variance"
 """Metadata key of a BatchNormalization node whose running variance takes the unbiased variance of the batch, as PyTorch's does;
 ONNX and Keras take the biased one."""
+
+PER_INSTANCE = "gradfuse.per_instance"
+"""Metadata key of a BatchNormalization node that, while the model trains, normalises each example by statistics of its own."""
+
+STOP_GRADIENT = "gradfuse.stop_gradient"
+"""Metadata key of an Identity node through which no gradient flows: `torch.Tensor.detach`."""
+
+OPEN_INTERVAL = "gradfuse.open_interval"
+"""Metadata key of a Clip node whose bounds pass no gradient, as those of `torch.nn.Hardtanh`; those of `torch.clamp` do."""
 
 _FACTS = "gradfuse.model"
 

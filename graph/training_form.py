@@ -9,6 +9,9 @@ The batch's statistics are nodes of their own because ONNX Runtime's kernel for 
 into the buffers of its inputs, which belong to the caller, and because their update differs between frameworks: with
 momentum m it is `m old + (1 - m) batch`, where PyTorch takes the unbiased variance of the batch (n / (n - 1) times the
 biased one), and ONNX and Keras the biased one. Nodes marked as frozen keep their inference form.
+
+A node marked PER_INSTANCE becomes InstanceNormalization(x, s, b), and its statistics move towards the means over the batch
+of each example's mean and variance.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import onnx_ir as ir
 from .builder import Builder, Tensor, where
 from .errors import UnsupportedError
 from .gradients.normalization import BATCH_STATISTICS, per_channel
-from .model import FROZEN, UNBIASED_VARIANCE, batch_norms
+from .model import FROZEN, PER_INSTANCE, UNBIASED_VARIANCE, batch_norms
 from .source import describe_node
 
 __all__ = ["apply_training_form", "protect_dropout"]
@@ -78,20 +81,45 @@ def _use_batch_statistics(node: ir.Node, builder: Builder, state: dict[str, Tens
             f"{describe_node(node)} has an input of unknown rank", remedy="export with static ranks"
         )
     _leave_training_mode(node)
-    axes = [0, *range(2, x.rank)]
-    mean = x.mean(axes, keepdims=False)
-    variance = (x - per_channel(mean, x.rank)).square().mean(axes, keepdims=False)
     old = [_present(node, index) for index in (3, 4)]
-    for index, statistic in zip((3, 4), (mean, variance), strict=True):
-        node.replace_input_with(index, statistic.value)
-    node.metadata_props[BATCH_STATISTICS] = "true"
+    per_instance = PER_INSTANCE in node.metadata_props
+    mean, variance, count = (_instance_statistics if per_instance else _batch_statistics)(x, x.rank)
+    if per_instance:
+        _become_instance_norm(node)
+    else:
+        for index, statistic in zip((3, 4), (mean, variance), strict=True):
+            node.replace_input_with(index, statistic.value)
+        node.metadata_props[BATCH_STATISTICS] = "true"
     if UNBIASED_VARIANCE in node.metadata_props:
-        count = x.count(axes)
         variance = variance * (count / (count - 1))
     for value, statistic in zip(old, (mean, variance), strict=True):
         # A module that is applied twice moves its statistics twice.
         name = value.name or ""
         state[name] = state.get(name, builder.tensor(value)) * momentum + statistic * (1.0 - momentum)
+
+
+def _batch_statistics(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance of each channel, and of how many numbers."""
+    axes = [0, *range(2, rank)]
+    mean = x.mean(axes, keepdims=False)
+    variance = (x - per_channel(mean, rank)).square().mean(axes, keepdims=False)
+    return mean, variance, x.count(axes)
+
+
+def _instance_statistics(x: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The means over the batch of each example's mean and biased variance, and of how many numbers those are."""
+    axes = list(range(2, rank))
+    mean = x.mean(axes)
+    variance = (x - mean).square().mean(axes)
+    over = [0, *axes]
+    return mean.mean(over, keepdims=False), variance.mean(over, keepdims=False), x.count(axes)
+
+
+def _become_instance_norm(node: ir.Node) -> None:
+    node.op_type = "InstanceNormalization"
+    node.resize_inputs(3)
+    for name in [name for name in node.attributes if name != "epsilon"]:
+        del node.attributes[name]
 
 
 def _leave_training_mode(node: ir.Node) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ..builder import Tensor, where
+from ..model import OPEN_INTERVAL
 from .engine import Adjoint
 
 Gradients = Sequence["Tensor | None"]
@@ -97,10 +98,11 @@ def where_(g: Adjoint) -> Gradients:
 
 
 def clip(g: Adjoint) -> Gradients:
-    """y = min(max(x, low), high); the bounds themselves pass the gradient to x, as torch.clamp does."""
+    """y = min(max(x, low), high); the bounds pass the gradient to x, as torch.clamp does, but not those of an open interval."""
     x, low, high = g.x, g.optional(1), g.optional(2)
-    below = None if low is None else x < low
-    above = None if high is None else x > high
+    at_bound = OPEN_INTERVAL in g.node.metadata_props
+    below = None if low is None else x <= low if at_bound else x < low
+    above = None if high is None else x >= high if at_bound else x > high
     outside = [side.cast_like(x) for side in (below, above) if side is not None]
     if not outside:
         return (g.dy,)

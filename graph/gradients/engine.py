@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ..builder import Builder, Tensor
 from ..errors import UnsupportedError
+from ..model import STOP_GRADIENT
 from ..source import describe_node
 from .broadcast import sum_to
 
@@ -202,7 +203,7 @@ def reached(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.Val
     """The floating-point values that depend on `sources`, those included."""
     found = set(sources)
     for node in nodes:
-        if any(value in found for value in _operands(node)):
+        if STOP_GRADIENT not in node.metadata_props and any(value in found for value in _operands(node)):
             found |= {
                 value for value in node.outputs if value.dtype is None or value.dtype.is_floating_point()
             }

@@ -33,9 +33,8 @@ def tile(g: Adjoint) -> Gradients:
     """y = x repeated along its axes: the copies' gradients are added up."""
     rank = g.rank()
     repeats = g.constant_ints(1)
-    if repeats is None:
-        raise g.unsupported("its repeats are computed at run time")
-    parts = [part for axis in range(rank) for part in (repeats[axis], g.x.length(axis))]
+    counts = [g.input(1).slice([i], [i + 1], [0], [1]) for i in range(rank)] if repeats is None else repeats
+    parts = [part for axis in range(rank) for part in (counts[axis], g.x.length(axis))]
     return (g.dy.reshape(*parts).sum(range(0, 2 * rank, 2), keepdims=False),)
 
 

@@ -230,21 +230,22 @@ def test_attention_with_dropout_and_features_dropped_whole_agree_with_autograd()
     ("module", "message"),
     [
         (
-            nn.Sequential(nn.Linear(4, 4), nn.AlphaDropout(0.2)),
-            r"RandomUniformLike node .*\(layer 1\) draws random numbers",
+            nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2)), nn.FeatureAlphaDropout(0.2)),
+            r"node .*\(layer 2\) draws random numbers",
         ),
+        (nn.Sequential(nn.Linear(4, 4), nn.RReLU()), "the RReLU layer '1' draws a slope for each number"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=None)),
             "the BatchNorm1d layer '1' has momentum=None",
         ),
+        (nn.Sequential(nn.Embedding(5, 4, max_norm=1)), "the Embedding layer '0' has max_norm"),
         (
-            nn.Sequential(nn.Linear(4, 4), nn.InstanceNorm1d(4, track_running_stats=True)),
-            "the InstanceNorm1d layer '1' tracks running statistics",
+            nn.Sequential(nn.Embedding(5, 4, scale_grad_by_freq=True)),
+            "the Embedding layer '0' scales its gradient by frequencies",
         ),
-        (nn.Sequential(nn.Embedding(5, 4, padding_idx=0)), "the Embedding layer '0' has padding_idx"),
         (
-            nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4, 2, dropout=0.1)),
-            "the LSTM layer '1' drops between its layers",
+            nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))),
+            r"the forward of Sequential changes its buffer '1\.parametrizations\.weight\.0\._u'.*; .*; .*in eval mode",
         ),
     ],
 )
@@ -254,14 +255,48 @@ def test_what_cannot_train_alike_is_refused(module, message):
 
 
 def test_an_operator_that_the_exporter_lacks_is_named():
-    class Attention(nn.Module):
+    class Pool(nn.Module):
         def forward(self, x):
-            return nn.functional.scaled_dot_product_attention(x, x, x)
+            return nn.functional.fractional_max_pool2d(x, 2, output_size=2)
 
     with pytest.raises(
-        ConversionError, match=r"cannot translate scaled_dot_product_attention: only 4D query"
+        ConversionError, match=r"cannot translate fractional_max_pool2d: .*; replace the operator"
     ):
-        convert(Attention(), example_input=(3, 4))
+        convert(Pool(), example_input=(3, 4, 4))
+
+
+def test_what_forward_takes_by_star_are_inputs():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, first, *others):
+            return self.fc(first) + sum(others)
+
+    conversion = convert(Sum(), example_input=(np.zeros((2, 4)), np.zeros((2, 3)), np.zeros((2, 3))))
+    assert [spec.dims for spec in conversion.model.inputs] == [("batch", 4), ("batch", 3), ("batch", 3)]
+
+
+def test_alpha_dropout_keeps_mean_and_variance_and_is_nothing_in_inference():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.drop = nn.Parameter(torch.ones(4)), nn.AlphaDropout(0.4)
+
+        def forward(self, x):
+            return self.drop(x * self.scale)
+
+    model = from_pytorch(Scaled(), torch.zeros(2, 4))
+    x = np.random.default_rng(0).standard_normal((20000, 4)).astype(np.float32)
+    (inferred,) = evaluate(model.onnx, {"x": x}).values()
+    np.testing.assert_array_equal(inferred, x)
+    trained = evaluate(GradientGraph.of(model, "output").onnx, {"x": x})[model.outputs[0].name]
+    assert (abs(trained.mean()), trained.var()) == pytest.approx((0, 1), abs=0.03)
+    a = (0.6 * (1 + 0.4 * 1.7580993**2)) ** -0.5
+    dropped = np.isclose(trained, a * (0.4 - 1) * 1.7580993)
+    assert dropped.mean() == pytest.approx(0.4, abs=0.01)
+    np.testing.assert_allclose(trained[~dropped], a * (x[~dropped] + 0.4 * 1.7580993), rtol=1e-5, atol=1e-5)
 
 
 def test_conversion_is_silent(capfd):

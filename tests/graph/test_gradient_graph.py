@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from gradfuse.graph import GradientGraph, InputError, TrainableModel, UnsupportedError, evaluate
 from gradfuse.graph.gradients import DIFFERENTIATES
+from gradfuse.graph.model import OPEN_INTERVAL, STOP_GRADIENT
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
@@ -145,7 +146,7 @@ def test_an_op_without_gradient_beside_the_path_does_no_harm(build: Build) -> No
     ("body", "why"),
     [
         ("h = MatMul (x, w) a = Hardmax (h) y = Relu (a)", "Hardmax"),
-        ("h = MatMul (x, w) s = Shape (x) y = Tile (h, s)", "repeats are computed at run time"),
+        ("h = MatMul (x, w) s = Shape (x) y = ReduceSum (h, s)", "axes are computed at run time"),
         ("h = MatMul (x, w) y, l = SoftmaxCrossEntropyLoss (h, labels)", "secondary"),
     ],
 )
@@ -157,6 +158,31 @@ def test_what_has_no_gradient_says_why(build: Build, body: str, why: str) -> Non
     )
     with pytest.raises(UnsupportedError, match=why):
         GradientGraph.of(model, "output")
+
+
+def test_no_gradient_flows_through_a_node_that_stops_it(build: Build) -> None:
+    model = build("h = MatMul (x, w) s = Identity (h) y = Mul (h, s)", ONE)
+    next(node for node in model.onnx.graph if node.op_type == "Identity").metadata_props[STOP_GRADIENT] = (
+        "true"
+    )
+    x = np.array([[1.0, 2.0, 3.0]], np.float32)
+    found = evaluate(GradientGraph.of(model, "output").onnx, {"x": x})
+    np.testing.assert_allclose(found["w_grad"], np.tile(x.T * found["y"].mean() ** 0.5 / 2, 2))
+
+
+@pytest.mark.parametrize(("mark", "at_bound"), [((), 1.0), ((OPEN_INTERVAL,), 0.0)])
+def test_the_bounds_of_an_open_interval_pass_no_gradient(
+    build: Build, mark: tuple[str, ...], at_bound: float
+) -> None:
+    model = build(
+        "y = Clip (w, low, high)",
+        {"w": np.array([-1, 0, 0.5, 6, 7], np.float32)},
+        outputs="float[5] y",
+        state={"low": np.array(0, np.float32), "high": np.array(6, np.float32)},
+    )
+    next(iter(model.onnx.graph)).metadata_props.update(dict.fromkeys(mark, "true"))
+    found = evaluate(GradientGraph.of(model, "output").onnx, {"x": np.zeros((1, 3), np.float32)})
+    np.testing.assert_allclose(5 * found["w_grad"], [0, at_bound, 1, at_bound, 0])
 
 
 def test_a_model_without_outputs(build: Build) -> None:

@@ -107,6 +107,86 @@ def test_function_bodies_compute_the_op_at_every_opset(op_type: str, opset: int)
     np.testing.assert_allclose(evaluate(model, feeds)["y"], before, rtol=1e-5, atol=1e-6)
 
 
+_RECURRENT = {
+    "LSTM": "y, h, c = LSTM <hidden_size = 5{}> (x, w, r, b, , h0, c0)",
+    "GRU": "y, h = GRU <hidden_size = 5{}> (x, w, r, b, , h0)",
+    "RNN": "y, h = RNN <hidden_size = 5{}> (x, w, r, b, , h0)",
+}
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_VARIANTS = [
+    *(
+        (op_type, direction, "")
+        for op_type in _RECURRENT
+        for direction in ("forward", "reverse", "bidirectional")
+    ),
+    ("GRU", "forward", ", linear_before_reset = 1"),
+    ("GRU", "bidirectional", ', activations = ["HardSigmoid", "Softsign", "Sigmoid", "Relu"]'),
+    ("LSTM", "reverse", ', activations = ["HardSigmoid", "Relu", "Softsign"]'),
+    ("RNN", "bidirectional", ', activations = ["Relu", "Softsign"]'),
+]
+
+
+def _recurrent(
+    body: str, op_type: str, direction: str, optional: bool = True
+) -> tuple[ir.Model, dict[str, Array]]:
+    """A recurrent node over 4 steps of 2 examples, and data for its inputs."""
+    d, rows = 1 + (direction == "bidirectional"), 5 * _GATES[op_type]
+    shapes = {"x": (4, 2, 3), "w": (d, rows, 3), "r": (d, rows, 5)}
+    if optional:
+        shapes |= {"b": (d, 2 * rows), "h0": (d, 2, 5)} | ({"c0": (d, 2, 5)} if op_type == "LSTM" else {})
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    outputs = {"y": 4, "h": 3, "c": 3} if op_type == "LSTM" else {"y": 4, "h": 3}
+    return _text(
+        body,
+        ", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items()),
+        ", ".join(f"float[{', '.join(f'{n}{i}' for i in range(rank))}] {n}" for n, rank in outputs.items()),
+    ), feeds
+
+
+@pytest.mark.parametrize("optional", [True, False])
+@pytest.mark.parametrize(("op_type", "direction", "attributes"), _VARIANTS)
+def test_recurrent_nodes_are_written_out(
+    op_type: str, direction: str, attributes: str, optional: bool
+) -> None:
+    body = _RECURRENT[op_type].format(f', direction = "{direction}"{attributes}')
+    body = body if optional else body.partition(", b,")[0] + ")"
+    model, feeds = _recurrent(body, op_type, direction, optional)
+    before = evaluate(model, feeds)
+    lower(model)
+    assert op_type not in {node.op_type for node in model.graph}
+    onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
+    after = evaluate(model, feeds)
+    for name, array in before.items():
+        np.testing.assert_allclose(after[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "reason"),
+    [
+        ("LSTM", ", clip = 1.0", "a clip"),
+        ("LSTM", ", layout = 1", "layout 1"),
+        ("LSTM", ", input_forget = 1", "coupled input and forget gates"),
+        ("RNN", ', activations = ["Affine"]', "the activation Affine"),
+        ("RNN", ', activations = ["HardSigmoid"], activation_alpha = [0.1]', "parameters of its activations"),
+        ("RNN", ', direction = "sideways"', "contradict the ONNX standard"),
+        ("GRU", ', activations = ["Tanh"]', "contradict the ONNX standard"),
+    ],
+)
+def test_recurrent_nodes_with_more_to_them_are_refused(op_type: str, attributes: str, reason: str) -> None:
+    model, _ = _recurrent(_RECURRENT[op_type].format(attributes), op_type, "forward")
+    with pytest.raises(UnsupportedError, match=reason):
+        lower(model)
+
+
+def test_a_dynamic_number_of_steps_is_refused() -> None:
+    model = _text(
+        "y = RNN <hidden_size = 2> (x, w, r)", "float[t, n, 3] x, float[1, 2, 3] w, float[1, 2, 2] r"
+    )
+    with pytest.raises(UnsupportedError, match="a dynamic number of steps; a static sequence length"):
+        lower(model)
+
+
 @pytest.mark.parametrize(
     "split",
     [

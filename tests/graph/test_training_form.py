@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gradfuse.graph import GradientGraph, TrainableModel, UnsupportedError, evaluate
-from gradfuse.graph.model import FROZEN, UNBIASED_VARIANCE
+from gradfuse.graph.model import FROZEN, PER_INSTANCE, UNBIASED_VARIANCE
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
@@ -211,3 +211,19 @@ def test_a_dropout_before_every_parameter_keeps_its_mask_in_use(build: Build) ->
     dropped = results[reader.outputs[0].name or ""]
     np.testing.assert_array_equal(results[early.outputs[0].name or ""], dropped)
     assert sorted(set(np.unique(dropped))) == pytest.approx([0.0, 2.0])
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+def test_statistics_per_instance_are_those_of_instance_norm(build: Build, rank: int) -> None:
+    model = _norm(build, rank, marks=(PER_INSTANCE, UNBIASED_VARIANCE))
+    kind = {3: torch.nn.InstanceNorm1d, 4: torch.nn.InstanceNorm2d}[rank]
+    module = kind(3, eps=np.float32(0.001).item(), momentum=0.25, affine=True, track_running_stats=True)
+    module.load_state_dict(_torch(model, rank).state_dict())
+    x = np.random.default_rng(3).standard_normal(SHAPES[rank - 2]).astype(np.float32)
+    found = evaluate(GradientGraph.of(model, "output").onnx, {"x": x})
+    y = module(torch.from_numpy(x))
+    y.mean().backward()
+    np.testing.assert_allclose(found["y"], y.detach(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["bias_grad"], module.bias.grad, rtol=1e-5)
+    np.testing.assert_allclose(found["mean_new"], module.running_mean, rtol=1e-5)
+    np.testing.assert_allclose(found["var_new"], module.running_var, rtol=1e-5)

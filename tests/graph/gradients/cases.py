@@ -972,6 +972,13 @@ SHAPES = [
         lambda x: x.repeat(2, 1, 3),
     ),
     Case(
+        "Tile by the lengths of the run",
+        "s = Shape (t) y = Tile (x, s)",
+        {"x": (3, 2), "t": (2, 3)},
+        lambda x, t: x.repeat(t.shape),
+        fixed=("t",),
+    ),
+    Case(
         "Concat axis 1",
         "y = Concat <axis = 1> (a, b, c)",
         {"a": (2, 1), "b": (2, 3), "c": (2, 2)},
@@ -1466,6 +1473,7 @@ def recurrent(op: str, directions: int = 1, steps: int = 3, attributes: str = ""
         inputs,
         reference,
         outputs=outputs,
+        dims=("static",),
     )
 
 
@@ -1482,6 +1490,8 @@ RECURRENT = [
         {"x": (2, 3, 2), "w": (1, 3, 2), "r": (1, 3, 1)},
         lambda x, w, r: _reset_first(x.flip(0), w[0], r[0]),
         outputs=("yh",),
+        static=("w", "r"),
+        dims=("static",),
     ),
 ]
 
