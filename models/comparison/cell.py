@@ -57,7 +57,8 @@ class Cell:
         log10_gain: Predicted growth of the gradient from the last layer to the first, in decades.
         losses: Of each step, before it; the last may be non-finite, and is then None.
         gradient_norm: Largest norm of all gradients together, before clipping; None where one is not finite.
-        diverged_at: Number of the step, counting from 0, whose loss was not finite; None where all were.
+        diverged_at: Number of the step, counting from 0, whose loss or gradient norm was not finite, which ended the training:
+            TensorFlow's ReLU makes 0 of NaN, and hides in its loss what became of the weights. None where all were finite.
         loss: On the examples held out, in inference form; None where it is not finite.
         accuracy: Share of right labels among them; None for targets.
         milliseconds: Median time of a step.
@@ -82,7 +83,7 @@ def run_cell(settings: Settings, network: Network, remedy: Remedy, trainer_name:
     trainer = kind.start(network.build(kind.framework, dict(remedy.network)), task)
     train, held_out = split(len(network.x), 0.2, settings.seed)
     losses, norms, seconds = _train(trainer, settings, Schedule(settings.lr, remedy.schedule), train)
-    finite = math.isfinite(losses[-1])
+    finite = math.isfinite(losses[-1]) and math.isfinite(norms[-1])
     loss, accuracy = trainer.score(held_out) if finite else (math.nan, None)
     report: Any = getattr(trainer, "report", None)
     return Cell(
@@ -102,7 +103,7 @@ def run_cell(settings: Settings, network: Network, remedy: Remedy, trainer_name:
 def _train(
     trainer: Trainer, settings: Settings, schedule: Schedule, indices: Any
 ) -> tuple[list[float], list[float], list[float]]:
-    """Loss, gradient norm and seconds of each step, to the last or to a loss that is not finite."""
+    """Loss, gradient norm and seconds of each step, to the last or to one that is not finite."""
     whole, rest = divmod(len(indices), settings.batch_size)
     per_epoch = whole + (rest > 1)  # batch normalisation cannot take a batch of one
     total = per_epoch * settings.epochs
@@ -118,7 +119,7 @@ def _train(
             seconds.append(time.perf_counter() - started)
             losses.append(loss)
             norms.append(norm)
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 return losses, norms, seconds
     return losses, norms, seconds
 

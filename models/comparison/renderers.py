@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...graph.errors import InputError
+from .cell import Cell
 from .results import Comparison
 from .trainers import TRAINERS
 
@@ -19,7 +22,7 @@ COLUMNS = {
     "trainer": "ORT: gradfuse on ONNX Runtime, with what the framework in brackets built; PyTorch, Keras: natively",
     "predicted": "growth of the gradient from the last layer to the first before the first step, as the report has it",
     "largest norm": "of all gradients together, before clipping, over all steps",
-    "non-finite": "number of the step, counting from 0, whose loss was not finite",
+    "non-finite": "number of the step, counting from 0, whose loss or gradient norm was not finite, which ended the training",
     "loss": "on the examples held out, after the last step",
     "accuracy": "on the examples held out, after the last step",
     "ms": "median time of a step",
@@ -128,7 +131,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
                 "" if cell.accuracy is None else f"{cell.accuracy:.4f}",
                 f"{cell.milliseconds:.2f}" if len(cell.losses) >= _FEWEST_STEPS else "",
                 "" if difference is None else f"{difference:.0e}",
-                _curve(cell.losses, top),
+                _curve(cell, top),
             )
         )
         shown = remedy
@@ -143,16 +146,13 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def _curve(losses: tuple[float | None, ...], top: float) -> str:
+def _curve(cell: Cell, top: float) -> str:
     """The losses as bars, on a log scale from a hundredth of 1 to `top`."""
-    finite = [loss for loss in losses if loss is not None]
-    size = max(len(losses) / _WIDTH, 1.0)
-    bars = []
-    for start in range(min(_WIDTH, len(finite))):
-        part = finite[round(start * size) : max(round((start + 1) * size), round(start * size) + 1)]
-        height = (_log(sum(part) / len(part)) + 2) / (top + 2) if part else 0.0
-        bars.append(_BARS[min(max(int(height * len(_BARS)), 0), len(_BARS) - 1)])
-    return "".join(bars) + ("" if len(finite) == len(losses) else "✕")
+    finite = [loss for loss in cell.losses if loss is not None]
+    parts = np.array_split(finite, min(_WIDTH, len(finite))) if finite else []
+    heights = [(_log(part.mean()) + 2) / (top + 2) for part in parts]
+    bars = "".join(_BARS[min(int(height * len(_BARS)), len(_BARS) - 1)] for height in heights)
+    return bars + ("" if cell.diverged_at is None else "✕")
 
 
 def _log(number: float) -> float:
