@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .graph import Fuse, GradientGraph, InputError, TrainableModel, insert_fuses
-from .graph.fuses import fuses_of
-from .runtime import Optimizer, Schedule, TrainingResult, optimizer_named
+from .graph import Fuse, GradientGraph, InputError, TrainableModel, fuses, insert_fuses
+from .graph.files import load_model, save_model
+from .runtime import Examples, Optimizer, Schedule, TrainingResult, optimizer_named
 from .runtime import train as run_training
+from .runtime.data import fit_data
 
 if TYPE_CHECKING:
-    from .analysis import RiskReport
+    from .analysis import Measurement, Numbers, RiskReport
     from .converters import Conversion
     from .models.comparison import Comparison
 
@@ -24,8 +25,10 @@ __all__ = [
     "convert",
     "convert_with_parity",
     "fuse",
+    "list_fuses",
     "load",
     "remedy",
+    "remove_fuses",
     "train",
 ]
 
@@ -72,7 +75,13 @@ def convert_with_parity(
 
 @dataclass(frozen=True)
 class Trained(TrainingResult):
-    """What a training leaves (see TrainingResult), and the way home."""
+    """What a training leaves (see TrainingResult), what a probe measured before it, and the way home.
+
+    Attributes:
+        probe: The gradients before the first step; None where no probe was made.
+    """
+
+    probe: Measurement | None = None
 
     def remedied_source(self, model: Any) -> Any:
         """A copy of a framework's model with the remedies that were trained (see `remedy`), and with the trained weights.
@@ -116,6 +125,16 @@ def analyse(
     *,
     loss: str = "cross-entropy",
     batch_size: int = 32,
+    probe: bool = False,
+    data: Any = None,
+    input_mean: Numbers | None = None,
+    input_variance: Numbers | None = None,
+    label_frequencies: Sequence[float] | None = None,
+    budget: float = 10.0,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    precision: str = "float32",
+    thresholds: Mapping[str, float] | None = None,
     input_shape: Sequence[int] | str | None = None,
     train: Sequence[str] | None = None,
 ) -> RiskReport:
@@ -125,12 +144,40 @@ def analyse(
         source: The model, as for `convert`, or a GradientGraph, whose loss is then taken.
         loss: The loss that it will be trained with.
         batch_size: Examples in a batch.
+        probe: Also run the gradient graph on a few batches, put what is measured beside what is predicted, and let it
+            decide the verdict.
+        data: Examples, as for `train`. The prediction takes only mean, variance and label frequencies of them; a probe draws
+            its batches from them.
+        input_mean: Mean of the inputs: one number, or one for each channel. None: that of `data`, or 0.
+        input_variance: Their variance. None: that of `data`, or 1.
+        label_frequencies: Share of each class. None: those in `data`, or equal ones.
+        budget: Seconds that the prediction may spend on covariances between channels.
+        lr: Learning rate of the training, for GF501.
+        momentum: Momentum of the training, for GF501.
+        precision: `float32`, `float16` or `bfloat16`: what the training will compute in, for GF401 and GF402.
+        thresholds: Thresholds of rules in place of the defaults, as `{"GF101.growth": 50.0}`: see the rules' pages.
         input_shape: As for `convert`.
         train: As for `convert`.
+
+    Raises:
+        InputError: A number is out of range, or the data does not fit the model.
     """
     from . import analysis
 
-    return analysis.analyse(_gradients(source, loss, input_shape, train), batch_size=batch_size)
+    gradients = _gradients(source, loss, input_shape, train)
+    arrays = None if data is None else fit_data(data, gradients.source, gradients.target, gradients.loss)
+    assumptions = analysis.assume(
+        gradients,
+        batch_size=batch_size,
+        mean=input_mean,
+        variance=input_variance,
+        label_frequencies=label_frequencies,
+        budget=budget,
+        data=arrays,
+    )
+    measured = analysis.probe(gradients, assumptions, data=arrays) if probe else None
+    setup = analysis.TrainingSetup(lr, momentum, precision)
+    return analysis.analyse(gradients, assumptions, measurement=measured, thresholds=thresholds, setup=setup)
 
 
 def fuse(
@@ -159,6 +206,29 @@ def fuse(
     """
     gradients = _gradients(source, loss, input_shape, train)
     return insert_fuses(gradients, _fuses(gradients, clip, at))
+
+
+def list_fuses(path: str | Path) -> list[Fuse]:
+    """The fuses of an `.onnx` file, whoever wrote it.
+
+    Raises:
+        InputError: The file is missing or damaged, or a fuse in it is.
+    """
+    return fuses.list_fuses(load_model(path))
+
+
+def remove_fuses(path: str | Path, output: str | Path, pattern: str = "*") -> list[Fuse]:
+    """Write an `.onnx` file without its fuses on the targets that match a pattern.
+
+    Returns:
+        The fuses that are left.
+
+    Raises:
+        InputError: The file is missing or damaged, or the pattern matches none of its fuses.
+    """
+    model = fuses.remove_fuses(load_model(path), pattern)
+    save_model(model, output)
+    return fuses.list_fuses(model)
 
 
 def remedy(
@@ -221,6 +291,8 @@ def train(
     tolerance: float = 1e-4,
     verify: bool = True,
     trainable: Sequence[str] | None = None,
+    probe: bool = True,
+    on_probe: Callable[[Measurement], None] | None = None,
     **options: Any,
 ) -> Trained:
     """Train a model on ONNX Runtime.
@@ -246,6 +318,8 @@ def train(
         tolerance: As for `convert`.
         verify: As for `convert`.
         trainable: As `train` for `convert`.
+        probe: Whether to measure the gradients on a few batches, before the fuses, first; it changes nothing of the training.
+        on_probe: Called with what was measured, before the first step.
         options: `validation`, `seed`, `device`, `threads`, `overwrite`, `resume`, `progress`, `on_epoch`: see `runtime.train`.
 
     Raises:
@@ -260,9 +334,14 @@ def train(
         optimizer = _optimizer(optimizer, momentum, nesterov, weight_decay)
     if isinstance(schedule, str):
         schedule = Schedule(lr, schedule, decay=decay, warmup=warmup)
+    arrays = fit_data(data, gradients.source, gradients.target, gradients.loss)
+    measured = _probe(gradients, batch_size, arrays) if probe else None
+    if measured is not None and on_probe is not None:
+        on_probe(measured)
+    inputs = dict(zip((spec.name for spec in gradients.source.inputs), arrays, strict=False))
     result = run_training(
         insert_fuses(gradients, _fuses(gradients, clip, at, batch_size)),
-        data,
+        Examples(inputs, arrays[-1] if gradients.target else None),
         out=out,
         epochs=epochs,
         batch_size=batch_size,
@@ -270,7 +349,13 @@ def train(
         schedule=schedule,
         **options,
     )
-    return Trained(**vars(result))
+    return Trained(**vars(result), probe=measured)
+
+
+def _probe(gradients: GradientGraph, batch_size: int, arrays: Sequence[Any]) -> Measurement:
+    from . import analysis
+
+    return analysis.probe(gradients, analysis.assume(gradients, batch_size=batch_size), data=arrays)
 
 
 def compare(network: str = "mlp", data: str = "digits", **options: Any) -> Comparison:
@@ -315,7 +400,7 @@ def _fuses(
         return clip
     if clip == "auto" and not at:
         return analyse(gradients, batch_size=batch_size).fuses
-    return fuses_of(clip, at, gradients)
+    return fuses.fuses_of(clip, at, gradients)
 
 
 def _shape(shape: Sequence[int] | str | None) -> tuple[int, ...] | None:

@@ -3,69 +3,94 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
-from .attribution import attribute
-from .evidence import Evidence
+from .evidence import Evidence, TrainingSetup
 from .findings import SEVERITIES, Finding
-from .moments import Assumptions, propagate
+from .moments import Assumptions, Propagation
 from .plan import plan_fuses
-from .profile import make_profile, trunk
+from .prediction import predict
+from .probe import Measurement
 from .report import RiskReport
 from .rules import RULES
-from .verdict import summarise
+from .sample import describe_inputs
+from .thresholds import thresholds_with
+from .verdict import measured_summary
 
 __all__ = ["analyse"]
 
 
 def analyse(
-    gradients: GradientGraph, *, batch_size: int = 32, mean: float = 0.0, variance: float = 1.0
+    gradients: GradientGraph,
+    assumptions: Assumptions | None = None,
+    *,
+    measurement: Measurement | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    setup: TrainingSetup | None = None,
 ) -> RiskReport:
     """Predict the gradients of a model at its present weights, and say where they explode or vanish, and why.
 
     Nothing is executed: moments of values and gradients are carried through the graph with its actual weights. Inputs are taken
-    as independent and normal, labels as drawn uniformly, targets of regression as N(0, 1).
+    as independent and normal, targets of regression as N(0, 1).
 
     Args:
         gradients: The model's gradient graph, with its loss.
-        batch_size: Examples in a batch, at least 1.
-        mean: Mean of every input element.
-        variance: Variance of every input element, not negative.
+        assumptions: Batch size, inputs and labels; None: batches of 32, N(0, 1), all classes alike.
+        measurement: What a probe measured; it then decides the verdict.
+        thresholds: Thresholds in place of the defaults, by name: see THRESHOLDS.
+        setup: How the model will be trained; None: SGD with learning rate 0.01 and momentum 0.9, in float32.
 
     Raises:
-        InputError: A number is out of range.
+        InputError: A number is out of range, or does not fit the model.
     """
-    if batch_size < 1:
-        raise InputError(f"batch size {batch_size}", expected="at least 1")
-    if not variance >= 0:
-        raise InputError(f"input variance {variance}", expected="a number that is not negative")
-    state = propagate(gradients, Assumptions(batch_size, mean, variance))
-    steps, profile = trunk(state), make_profile(state)
-    attribution = attribute(steps)
-    summary = summarise(state, profile, attribution)
-    evidence = Evidence(state, steps, profile, attribution, summary)
+    assumptions = assumptions or Assumptions()
+    _check(assumptions)
+    prediction = predict(gradients, assumptions, thresholds_with(thresholds), measurement)
+    summary = prediction.summary
+    if measurement is not None:
+        summary = measured_summary(measurement, prediction.steps, prediction.thresholds)
+    evidence = Evidence(prediction, summary, plan_fuses(prediction.state, summary), setup or TrainingSetup())
     return RiskReport(
         tool={"name": "gradfuse", "version": _version()},
         model=_model_facts(gradients),
-        assumptions={
-            "input": f"N({mean:g},{variance:g})",
-            "loss": gradients.loss,
-            "batch_size": batch_size,
-            "labels": "uniform",
-        },
+        assumptions=_assumed(prediction.state),
         summary=summary,
-        profile=profile,
-        attribution=attribution,
+        predicted=prediction.summary,
+        measurement=measurement,
+        profile=prediction.profile,
+        attribution=prediction.attribution,
         findings=_findings(evidence),
-        fuses=plan_fuses(state, summary),
+        fuses=evidence.fuses,
     )
 
 
+def _check(assumptions: Assumptions) -> None:
+    if assumptions.batch_size < 1:
+        raise InputError(f"batch size {assumptions.batch_size}", expected="at least 1")
+    if not np.all(np.asarray(assumptions.variance) >= 0):
+        least = float(np.min(assumptions.variance))
+        raise InputError(f"input variance {least:g}", expected="numbers that are not negative")
+
+
+def _assumed(state: Propagation) -> dict[str, Any]:
+    assumed, carried = state.assumptions, list(state.full_covariance.values())
+    return {
+        "input": describe_inputs(assumed),
+        "loss": state.gradients.loss,
+        "batch_size": assumed.batch_size,
+        "labels": "uniform" if assumed.label_frequencies is None else "by frequency",
+        "full_covariance": f"{sum(carried)} of {len(carried)} layers",
+    }
+
+
+@np.errstate(all="ignore")
 def _findings(evidence: Evidence) -> list[Finding]:
     """The gravest first; of one severity, in the order of the rules."""
     found = [finding for rule in RULES for finding in rule.check(evidence)]

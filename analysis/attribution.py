@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .profile import Step
+from .trunk import CAUSES, Step
 
-__all__ = ["Attribution", "attribute"]
+__all__ = ["Attribution", "attribute", "by_cause"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,8 @@ def attribute(steps: Iterable[Step]) -> list[Attribution]:
         gain = 0.0 if math.isnan(step.log10_gain) else step.log10_gain
         layer[step.cause] = layer.get(step.cause, 0.0) + gain
     return [Attribution(layer, **causes) for layer, causes in reversed(parts.items())]
+
+
+def by_cause(attribution: Sequence[Attribution]) -> dict[str, float]:
+    """The gain of all layers together, in decades, by cause."""
+    return {cause: sum(getattr(row, cause) for row in attribution) for cause in CAUSES}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from ..graph.fuses import Fuse
 from .attribution import Attribution
 from .findings import Finding
-from .profile import ProfileEntry
+from .probe import Measurement
+from .profile import ProfileEntry, without_noise
 from .verdict import Summary
 
 __all__ = ["ReportContents"]
@@ -23,7 +25,9 @@ class ReportContents:
         tool: Name and version.
         model: Source, SHA-256 of the graph, opset, counts.
         assumptions: What the prediction takes for granted.
-        summary: The verdict.
+        summary: The verdict: on what was measured where there was a probe, else on the prediction.
+        predicted: The verdict on the prediction alone.
+        measurement: What the probe measured; None without one.
         profile: The prediction for every parameter and activation.
         attribution: Each layer's gain put down to causes, in forward order.
         findings: The gravest first.
@@ -34,7 +38,19 @@ class ReportContents:
     model: Mapping[str, Any]
     assumptions: Mapping[str, Any]
     summary: Summary
+    predicted: Summary
+    measurement: Measurement | None
     profile: Sequence[ProfileEntry]
     attribution: Sequence[Attribution]
     findings: Sequence[Finding]
     fuses: Sequence[Fuse]
+
+    @property
+    def disagreements(self) -> list[ProfileEntry]:
+        """Parameters whose measured gradient is more than twice or less than half the predicted one, the worst first."""
+        found = [
+            e
+            for e in without_noise(self.profile)
+            if e.kind == "parameter" and e.disagreement > math.log10(2.0)
+        ]
+        return sorted(found, key=lambda entry: -entry.disagreement)

@@ -1,32 +1,79 @@
-"""Everything that was predicted of a model: what rules judge, and remedies start from."""
+"""Everything that rules judge: the prediction, the verdict, and the remedies that help."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .attribution import Attribution
-from .moments import Propagation
-from .profile import ProfileEntry, Step
+from ..graph.errors import InputError
+from ..graph.fuses import Fuse
+from .findings import Remedy
+from .prediction import Prediction
+from .remedies import OFFERS, fuse_remedy
 from .verdict import Summary
 
-__all__ = ["Evidence"]
+__all__ = ["PRECISIONS", "Evidence", "TrainingSetup"]
+
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+"""The element types that rules know."""
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """How a model will be trained.
+
+    Attributes:
+        lr: Learning rate, above 0.
+        momentum: Momentum, in [0, 1).
+        precision: Element type of values and gradients, one of PRECISIONS.
+    """
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise InputError(f"learning rate {self.lr:g}", expected="a positive number")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum {self.momentum:g}", expected="a number in [0, 1)")
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"unknown precision {self.precision!r}", expected=f"one of {', '.join(PRECISIONS)}"
+            )
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that was predicted.
+    """What is known of a model.
 
     Attributes:
-        state: Moments of every tensor.
-        steps: The trunk of the backward flow, in backward order.
-        profile: RMS of every value and gradient.
-        attribution: Each layer's gain by cause.
-        summary: The verdict.
+        prediction: Moments, profile, trunk and attribution.
+        summary: The verdict: that of the probe where there was one, else the prediction's.
+        fuses: The fuse plan.
+        setup: How the model will be trained.
     """
 
-    state: Propagation
-    steps: Sequence[Step]
-    profile: Sequence[ProfileEntry]
-    attribution: Sequence[Attribution]
+    prediction: Prediction
     summary: Summary
+    fuses: Sequence[Fuse]
+    setup: TrainingSetup
+    _offers: dict[str, Remedy | None] = field(default_factory=dict, repr=False)
+
+    def threshold(self, name: str) -> float:
+        """The threshold of that name, as `GF101.growth`."""
+        return self.prediction.thresholds[name]
+
+    def remedies(self, *kinds: str) -> list[Remedy]:
+        """The remedies of these kinds that help, in the order of OFFERS, but those that cure first, and clipping last."""
+        found = [remedy for kind in OFFERS if kind in kinds and (remedy := self._offer(kind))]
+        found.sort(key=lambda remedy: not remedy.cures)
+        clipping = fuse_remedy(self.fuses, self.summary)
+        return [*found, *([clipping] if clipping else [])]
+
+    def _offer(self, kind: str) -> Remedy | None:
+        """Each is worked out once for all rules."""
+        if kind not in self._offers:
+            self._offers[kind] = OFFERS[kind](self.prediction)
+        return self._offers[kind]

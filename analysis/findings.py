@@ -17,12 +17,14 @@ class Remedy:
     """One thing to do about a finding.
 
     Attributes:
-        kind: `fuse`, `init`, `normalisation` or `activation`.
+        kind: `init`, `activation`, `normalisation`, `residual`, `learning-rate` or `fuse`.
         text: What it does, in a sentence.
-        gradfuse: The line to write here.
+        gradfuse: The line to write here; empty where the model itself must change.
         pytorch: The line to write in PyTorch.
         keras: The line to write in Keras.
         predicted_log10_gain: The report's `log10_gain` with it, recomputed.
+        predicted_global_norm: The norm of all parameters' gradients with it, recomputed.
+        cures: Whether the gradients are within the thresholds with it, by the prediction.
     """
 
     kind: str
@@ -31,6 +33,8 @@ class Remedy:
     pytorch: str
     keras: str
     predicted_log10_gain: float
+    predicted_global_norm: float
+    cures: bool
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Finding:
         phase: `forward` or `backward`.
         message: Which layer, what number, why.
         evidence: The numbers that prove it.
-        remedies: The most effective first.
+        remedies: Those that cure first; clipping, which bounds the update only, last.
     """
 
     code: str

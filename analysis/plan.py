@@ -13,12 +13,13 @@ import math
 from ..graph.fuses import ALL_PARAMETERS, Fuse
 from .moments import Propagation
 from .profile import gradient_rms
-from .verdict import GLOBAL_NORM_LIMIT, Summary
+from .thresholds import THRESHOLDS
+from .verdict import Summary
 
 __all__ = ["GLOBAL_NORM_THRESHOLD", "plan_fuses"]
 
 GLOBAL_NORM_THRESHOLD = 1.0
-"""The customary threshold (Pascanu 2013); it is planned for norms beyond GLOBAL_NORM_LIMIT only."""
+"""The customary threshold (Pascanu 2013); it is planned for norms beyond GF101.norm only."""
 
 _FLOW_LIMIT = 1e12
 """Predicted global norm beyond which the backward flow is fused: its square, and that of a much larger batch, stay finite."""
@@ -34,7 +35,7 @@ def plan_fuses(state: Propagation, summary: Summary) -> list[Fuse]:
     fuses = []
     if not summary.global_norm <= _FLOW_LIMIT:
         fuses.append(Fuse("norm", state.output.name or "", _flow_threshold(state, summary)))
-    if not summary.global_norm < GLOBAL_NORM_LIMIT:
+    if not summary.global_norm < THRESHOLDS["GF101.norm"]:
         fuses.append(Fuse("global-norm", ALL_PARAMETERS, GLOBAL_NORM_THRESHOLD))
     return fuses
 

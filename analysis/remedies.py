@@ -1,38 +1,157 @@
-"""Remedies for growth, each with the gain predicted once it is applied. One that does not help is not offered."""
+"""Remedies, each with the gain predicted once it is applied. One that does not help is not offered."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
-import numpy as np
 import onnx_ir as ir
 
+from ..graph.fuses import Fuse
 from ..graph.gradient_graph import GradientGraph
-from .attribution import attribute
-from .evidence import Evidence
+from .activations import bounded_steps, fast_steps, is_replaceable
 from .findings import Remedy
-from .moments import propagate
-from .moments.transfer import elementwise
-from .plan import plan_fuses
-from .profile import Step, trunk
-from .verdict import GROWTH_LIMIT
-from .what_if import with_layer_norm, with_relu, with_scaled_weights
+from .prediction import Prediction, predict
+from .verdict import Summary
+from .weights import TrunkWeight, trunk_weights
+from .what_if import with_layer_norm, with_relu, with_scaled_branches, with_scaled_weights
 
-__all__ = ["activation_remedy", "fuse_remedy", "init_remedy", "normalisation_remedy"]
+__all__ = ["OFFERS", "fuse_remedy", "learning_rate_remedy"]
 
 _HELPS = 0.3
-"""Decades by which the gain must fall for a remedy to be offered: a factor of two."""
+"""Decades by which the danger must fall for a remedy to be offered: a factor of two."""
 
-_ROUNDS = 4
-"""Steps of the search for a weight scale; each predicts the gain anew."""
+_ROUNDS, _CLOSE = 4, 0.1
+"""Steps of the search for a weight scale, each of which predicts the gain anew, and the decades from 1 that will do."""
 
-_AGAIN = "gradfuse report SOURCE  # again, after the change"
+_HE = math.sqrt(2.0)
+"""Standard deviation of weights before a ReLU, times the square root of the number of inputs (He 2015)."""
 
 
-def fuse_remedy(evidence: Evidence) -> Remedy | None:
+@dataclass(frozen=True)
+class _Lines:
+    """What to write in each framework."""
+
+    pytorch: str
+    keras: str
+
+
+def _init(prediction: Prediction) -> Remedy | None:
+    """One factor on the weights along the trunk that brings the gain to 1."""
+    weights = trunk_weights(prediction, "weight", "recurrence")
+    factor, found = _search(prediction, weights)
+    if found is None:
+        return None
+    spread = factor * median(weight.scale for weight in weights)
+    return _remedy(
+        "init",
+        f"draw the weights with standard deviation {spread:.2f} / sqrt(inputs), {factor:.2g} times the present one",
+        _Lines(
+            f"torch.nn.init.normal_(w, std={spread:.2f} * w[0].numel() ** -0.5)",
+            f'keras.initializers.VarianceScaling({spread**2:.2g}, "fan_in", "untruncated_normal")',
+        ),
+        prediction,
+        found,
+    )
+
+
+def _recurrent_init(prediction: Prediction) -> Remedy | None:
+    """One factor on the recurrent weights that brings the gain to 1, as the gain of an orthogonal matrix."""
+    weights = trunk_weights(prediction, "recurrence")
+    factor, found = _search(prediction, weights)
+    if found is None:
+        return None
+    gain = factor * median(weight.scale for weight in weights)
+    return _remedy(
+        "init",
+        f"make the recurrent weights orthogonal with gain {gain:.2f}, {factor:.2g} times the present scale",
+        _Lines(
+            f"torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain={gain:.2f})",
+            f"keras.layers.SimpleRNN(n, recurrent_initializer=keras.initializers.Orthogonal(gain={gain:.2f}))",
+        ),
+        prediction,
+        found,
+    )
+
+
+def _activation(prediction: Prediction) -> Remedy | None:
+    """ReLU with He's initialisation in place of fast-growing activations; where gradients vanish, of bounded ones."""
+    vanishes = prediction.summary.log10_gain < 0
+    unsuitable = bounded_steps(prediction) if vanishes else [step for step, _ in fast_steps(prediction)]
+    steps = [step for step in unsuitable if is_replaceable(step)]
+    if not steps:
+        return None
+    weights = trunk_weights(prediction, "weight")
+    factors = {weight.name: _HE / max(weight.scale, 1e-30) for weight in weights}
+    changed = with_relu(with_scaled_weights(_graph(prediction), factors), steps)
+    return _remedy(
+        "activation",
+        "use ReLU, which grows linearly, with He's initialisation",
+        _Lines(
+            'torch.nn.ReLU()  # and torch.nn.init.kaiming_normal_(w, nonlinearity="relu")',
+            'keras.layers.Dense(n, "relu", kernel_initializer="he_normal")',
+        ),
+        prediction,
+        _again(prediction, changed),
+    )
+
+
+def _normalisation(prediction: Prediction) -> Remedy | None:
+    """LayerNorm before every activation of the trunk, or in place of its BatchNorm."""
+    causes = {step.nodes[0].op_type for step in prediction.steps if step.cause == "normalisation"}
+    if causes - {"BatchNormalization"}:
+        return None
+    steps = [step for step in prediction.steps if step.nodes[0].op_type == "BatchNormalization"]
+    places = [(step.before, step.after) for step in steps]
+    if not causes:
+        places = [(step.before, step.before) for step in prediction.steps if is_replaceable(step)]
+    if not places:
+        return None
+    convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
+    where = "in place of BatchNorm" if causes else "before every activation"
+    return _remedy(
+        "normalisation",
+        f"normalise each example {where} (LayerNorm); BatchNorm in a plain deep network makes gradients grow",
+        _Lines("torch.nn.GroupNorm(1, channels)", "keras.layers.GroupNormalization(groups=1)")
+        if convolutions
+        else _Lines("torch.nn.LayerNorm(features)", "keras.layers.LayerNormalization()"),
+        prediction,
+        _again(prediction, with_layer_norm(_graph(prediction), places, 1 if convolutions else -1)),
+    )
+
+
+def _residual(prediction: Prediction) -> Remedy | None:
+    """Every residual branch of the trunk multiplied by 1 / sqrt(number of branches)."""
+    branches = list(dict.fromkeys(_branches(prediction)))
+    if not branches:
+        return None
+    factor = len(branches) ** -0.5
+    return _remedy(
+        "residual",
+        f"multiply each of the {len(branches)} residual branches by {factor:.2f}, 1 / sqrt(number of branches)",
+        _Lines(
+            f"x = x + {factor:.2f} * branch(x)",
+            f"x = keras.layers.add([x, keras.layers.Rescaling({factor:.2f})(branch(x))])",
+        ),
+        prediction,
+        _again(prediction, with_scaled_branches(_graph(prediction), branches, float(f"{factor:.2f}"))),
+    )
+
+
+OFFERS: Mapping[str, Callable[[Prediction], Remedy | None]] = {
+    "recurrent-init": _recurrent_init,
+    "init": _init,
+    "activation": _activation,
+    "residual": _residual,
+    "normalisation": _normalisation,
+}
+"""Remedies for growth and shrinking, the least change to the model first; each gives None where it does not help."""
+
+
+def fuse_remedy(fuses: Sequence[Fuse], summary: Summary) -> Remedy | None:
     """Clipping as planned. Its predicted gain is the present one: a fuse bounds the update, not the flow."""
-    fuses = plan_fuses(evidence.state, evidence.summary)
     if not fuses:
         return None
     threshold = fuses[-1].threshold
@@ -43,112 +162,76 @@ def fuse_remedy(evidence: Evidence) -> Remedy | None:
         'gradfuse.train(model, data, clip="auto")',
         f"torch.nn.utils.clip_grad_norm_(model.parameters(), {threshold:g})",
         f"keras.optimizers.SGD(0.01, momentum=0.9, global_clipnorm={threshold:g})",
-        evidence.summary.log10_gain,
+        summary.log10_gain,
+        summary.global_norm,
+        cures=False,
     )
 
 
-def init_remedy(evidence: Evidence) -> Remedy | None:
-    """One factor on the weights along the trunk that brings the gain to 1."""
-    weights = _trunk_weights(evidence.steps)
-    if not weights:
-        return None
-    gradients, factor, best = evidence.state.gradients, 1.0, (math.inf, 1.0)
-    gain = evidence.summary.log10_gain
-    for _ in range(_ROUNDS):
-        factor *= 10.0 ** -(gain / len(weights)) if math.isfinite(gain) and abs(gain) < 300 else 0.5
-        gain = _gain(with_scaled_weights(gradients, dict.fromkeys(weights, factor)), evidence)
-        best = min(best, (abs(gain), factor))
-    if not _helps(best[0], evidence):
-        return None
-    gain, factor = best
-    spread = factor * _median_gain(gradients, weights)
+def learning_rate_remedy(rate: float, summary: Summary) -> Remedy:
+    """A learning rate at which the step is small beside the weights. It does not touch the gradient."""
     return Remedy(
-        "init",
-        f"draw the weights with standard deviation {spread:.2f} / sqrt(inputs), {factor:.2f} times the present one",
-        _AGAIN,
-        f"torch.nn.init.normal_(w, std={spread:.2f} * w[0].numel() ** -0.5)",
-        f'keras.initializers.VarianceScaling({spread**2:.2f}, "fan_in", "untruncated_normal")',
-        gain,
+        "learning-rate",
+        f"a learning rate of at most {rate:.1g}: bounds the first steps, and leaves the gradient as it is",
+        f"gradfuse.train(model, data, lr={rate:.1g})",
+        f"torch.optim.SGD(model.parameters(), lr={rate:.1g}, momentum=0.9)",
+        f"keras.optimizers.SGD({rate:.1g}, momentum=0.9)",
+        summary.log10_gain,
+        summary.global_norm,
+        cures=False,
     )
 
 
-def normalisation_remedy(evidence: Evidence) -> Remedy | None:
-    """LayerNorm before every activation of the trunk."""
-    steps = [step for step in evidence.steps if step.cause == "activation" and _is_chain(step)]
-    if not steps or any(row.normalisation for row in evidence.attribution):
+def _remedy(kind: str, text: str, lines: _Lines, before: Prediction, after: Prediction) -> Remedy | None:
+    if not _helps(after.summary, before.summary):
         return None
-    gain = _gain(with_layer_norm(evidence.state.gradients, steps), evidence)
-    if not _helps(abs(gain), evidence):
-        return None
-    return Remedy(
-        "normalisation",
-        "normalise each example before every activation (LayerNorm); BatchNorm in a plain deep network makes gradients grow",
-        _AGAIN,
-        "torch.nn.LayerNorm(features)  # before the activation",
-        "keras.layers.LayerNormalization()  # before the activation",
-        gain,
-    )
+    shrink = math.log10(before.thresholds["GF108.shrink"])
+    cures = after.summary.danger < 0 and after.summary.log10_gain > -shrink
+    gain, norm = after.summary.log10_gain, after.summary.global_norm
+    return Remedy(kind, text, "", lines.pytorch, lines.keras, gain, norm, cures)
 
 
-def activation_remedy(evidence: Evidence, steps: Sequence[Step]) -> Remedy | None:
-    """ReLU in place of fast-growing activations."""
-    gain = _gain(with_relu(evidence.state.gradients, steps), evidence)
-    if not _helps(gain, evidence):
-        return None
-    return Remedy(
-        "activation",
-        "use an activation that grows linearly, with the initialisation that belongs to it",
-        _AGAIN,
-        "torch.nn.ReLU()  # and torch.nn.init.kaiming_normal_(w)",
-        'keras.layers.Dense(n, "relu", kernel_initializer="he_normal")',
-        gain,
-    )
+def _helps(after: Summary, before: Summary) -> bool:
+    """Whether the danger falls; where gradients vanish, whether the gain comes nearer to 1 and does not explode."""
+    if before.verdict == "vanishes":
+        return after.danger < 0 and abs(after.log10_gain) < abs(before.log10_gain) - _HELPS
+    return after.danger < before.danger - _HELPS
 
 
-def _helps(gain: float, evidence: Evidence) -> bool:
-    """Whether this gain is within the limit and nearer to 1 than the present one."""
-    return abs(gain) < min(abs(evidence.summary.log10_gain) - _HELPS, math.log10(GROWTH_LIMIT))
+def _search(prediction: Prediction, weights: Sequence[TrunkWeight]) -> tuple[float, Prediction | None]:
+    """The factor on these weights that brings the gain nearest to 1 and the norm within bounds, and what it leads to."""
+    found: list[tuple[float, Prediction]] = []
+    factor, excess = 1.0, _excess(prediction.summary)
+    while weights and len(found) < _ROUNDS and (abs(excess) > _CLOSE or not found):
+        factor *= 10.0 ** -(excess / len(weights)) if abs(excess) < 300 else 0.5
+        changed = with_scaled_weights(_graph(prediction), {weight.name: factor for weight in weights})
+        found.append((factor, _again(prediction, changed)))
+        excess = _excess(found[-1][1].summary)
+    return min(found, key=lambda trial: _distance(trial[1].summary), default=(1.0, None))
 
 
-def _gain(gradients: GradientGraph, evidence: Evidence) -> float:
-    state = propagate(gradients, evidence.state.assumptions)
-    gains = [row.log10_gain for row in attribute(trunk(state))]
-    finite = all(np.all(np.isfinite(gradient.variance)) for gradient in state.arrived.values())
-    return sum(gains) if finite else math.inf
+def _distance(summary: Summary) -> tuple[bool, float]:
+    return summary.danger > -_HELPS, abs(summary.log10_gain)
 
 
-def _is_chain(step: Step) -> bool:
-    """Elementwise ops on a latent that a layer gives."""
-    return step.before.producer() is not None and step.nodes[0].op_type in elementwise.OPS
+def _excess(summary: Summary) -> float:
+    """Decades of growth; where the gain is near 1, those of a norm too near to the threshold."""
+    if summary.overflow or not math.isfinite(summary.log10_gain):
+        return math.inf
+    crowded = summary.danger + 2 * _HELPS
+    return crowded if abs(summary.log10_gain) < _HELPS and crowded > 0 else summary.log10_gain
 
 
-def _trunk_weights(steps: Iterable[Step]) -> list[str]:
-    """The initializers that the trunk's linear layers multiply by."""
-    names = [_initializer(step.nodes[0].inputs[1]) for step in steps if step.cause == "weight"]
-    return list(dict.fromkeys(name for name in names if name))
+def _again(prediction: Prediction, gradients: GradientGraph) -> Prediction:
+    return predict(gradients, prediction.state.assumptions, prediction.thresholds)
 
 
-def _initializer(value: ir.Value | None) -> str:
-    """The initializer that a weight is made of by moving its elements."""
-    while value is not None and (node := value.producer()) is not None:
-        value = node.inputs[0] if node.inputs else None
-    return (value.name or "") if value is not None and value.const_value is not None else ""
+def _graph(prediction: Prediction) -> GradientGraph:
+    return prediction.state.gradients
 
 
-def _median_gain(gradients: GradientGraph, names: Iterable[str]) -> float:
-    """Median over weights of RMS times the square root of the number of inputs."""
-    found = []
-    for name in names:
-        constant = gradients.onnx.graph.initializers[name].const_value
-        assert constant is not None
-        array = constant.numpy()
-        fan_in = array[0].size if array.ndim > 2 else _fan_in(gradients, name, array.shape)
-        found.append(float(np.sqrt(np.mean(array.astype(np.float64) ** 2) * fan_in)))
-    return float(np.median(found))
-
-
-def _fan_in(gradients: GradientGraph, name: str, shape: tuple[int, ...]) -> int:
-    """Of a matrix, the length of the axis that is summed over."""
-    uses = [node for node, _ in gradients.onnx.graph.initializers[name].uses()]
-    transposed = any(node.op_type == "Transpose" or node.attributes.get_int("transB", 0) for node in uses)
-    return shape[-1] if transposed else shape[0]
+def _branches(prediction: Prediction) -> Iterable[ir.Value]:
+    """What the trunk's residual sums add to it."""
+    for step in prediction.steps:
+        if step.cause == "residual":
+            yield from (v for v in step.nodes[0].inputs if v is not None and v is not step.before)

@@ -5,7 +5,7 @@ The backward part of the copy is left as it is, since moments flow through the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +13,9 @@ import onnx_ir as ir
 from ..graph.gradient_graph import GradientGraph
 from ..graph.gradients.engine import DIFFERENTIATES
 from .moments.quadrature import Array
-from .profile import Step
+from .trunk import Step
 
-__all__ = ["with_layer_norm", "with_relu", "with_scaled_weights"]
+__all__ = ["with_layer_norm", "with_relu", "with_scaled_branches", "with_scaled_weights"]
 
 
 def with_scaled_weights(gradients: GradientGraph, factors: Mapping[str, float]) -> GradientGraph:
@@ -25,44 +25,63 @@ def with_scaled_weights(gradients: GradientGraph, factors: Mapping[str, float]) 
         value = copy.onnx.graph.initializers[name]
         assert value.const_value is not None
         array = value.const_value.numpy()
-        value.const_value = ir.tensor((array * factor).astype(array.dtype), name=name)
+        with np.errstate(over="ignore"):
+            value.const_value = ir.tensor((array * factor).astype(array.dtype), name=name)
     return copy
 
 
 def with_relu(gradients: GradientGraph, steps: Iterable[Step]) -> GradientGraph:
     """A ReLU in place of each of these chains of elementwise ops."""
-    copy = gradients.clone()
-    values = _values(copy)
-    for step in steps:
-        latent, end = values[step.before.name or ""], values[step.after.name or ""]
-        _insert(copy, ir.node("Relu", [latent], num_outputs=1, name=f"what_if/{end.name}"), end)
-    return copy
+    return _edited(
+        gradients,
+        ((step.before, step.after) for step in steps),
+        lambda copy, latent, name: ir.node("Relu", [latent], num_outputs=1, name=name),
+    )
 
 
-def with_layer_norm(gradients: GradientGraph, steps: Iterable[Step]) -> GradientGraph:
-    """A LayerNormalization over all elements of an example before each of these chains of elementwise ops."""
-    copy = gradients.clone()
-    values = _values(copy)
-    for step in steps:
-        latent = values[step.before.name or ""]
-        shape = [dim if isinstance(dim, int) else 1 for dim in (latent.shape or [1])][1:]
-        name = f"what_if/{latent.name}"
-        scale, bias = (
+def with_layer_norm(
+    gradients: GradientGraph, places: Iterable[tuple[ir.Value, ir.Value]], axis: int
+) -> GradientGraph:
+    """A LayerNormalization of the first tensor of each place, over the axes from `axis` on, in place of the second."""
+
+    def node(copy: GradientGraph, latent: ir.Value, name: str) -> ir.Node:
+        shape = [dim if isinstance(dim, int) else 1 for dim in (latent.shape or [1])][axis:]
+        parts = [
             _initializer(copy, f"{name}/{part}", np.full(shape, fill, np.float32))
             for part, fill in (("scale", 1.0), ("bias", 0.0))
-        )
-        _insert(
-            copy,
-            ir.node("LayerNormalization", [latent, scale, bias], {"axis": 1}, num_outputs=1, name=name),
-            latent,
-        )
+        ]
+        return ir.node("LayerNormalization", [latent, *parts], {"axis": axis}, num_outputs=1, name=name)
+
+    return _edited(gradients, places, node)
+
+
+def with_scaled_branches(
+    gradients: GradientGraph, branches: Iterable[ir.Value], factor: float
+) -> GradientGraph:
+    """Each of these tensors multiplied by a factor."""
+
+    def node(copy: GradientGraph, branch: ir.Value, name: str) -> ir.Node:
+        scale = _initializer(copy, f"{name}/scale", np.array(factor, np.float32))
+        return ir.node("Mul", [branch, scale], num_outputs=1, name=name)
+
+    return _edited(gradients, ((branch, branch) for branch in branches), node)
+
+
+def _edited(
+    gradients: GradientGraph,
+    places: Iterable[tuple[ir.Value, ir.Value]],
+    node: Callable[[GradientGraph, ir.Value, str], ir.Node],
+) -> GradientGraph:
+    """A copy in which, at each place, a node takes the first tensor, and its output replaces the second."""
+    copy = gradients.clone()
+    graph = copy.onnx.graph
+    values = {value.name or "": value for node in graph for value in node.outputs}
+    values.update({value.name or "": value for value in graph.inputs})
+    for before, after in places:
+        taken, replaced = values[before.name or ""], values[after.name or ""]
+        _insert(graph, node(copy, taken, f"what_if/{replaced.name}"), replaced)
+    graph.sort()
     return copy
-
-
-def _values(gradients: GradientGraph) -> dict[str, ir.Value]:
-    graph = gradients.onnx.graph
-    produced = {value.name or "": value for node in graph for value in node.outputs}
-    return {**produced, **{value.name or "": value for value in graph.inputs}}
 
 
 def _initializer(gradients: GradientGraph, name: str, array: Array) -> ir.Value:
@@ -74,13 +93,12 @@ def _initializer(gradients: GradientGraph, name: str, array: Array) -> ir.Value:
     return value
 
 
-def _insert(gradients: GradientGraph, node: ir.Node, replaced: ir.Value) -> None:
+def _insert(graph: ir.Graph, node: ir.Node, replaced: ir.Value) -> None:
     """Let the forward nodes that took `replaced` take the node's output, and the graph return it."""
-    output, graph = node.outputs[0], gradients.onnx.graph
+    output = node.outputs[0]
     output.name, output.type, output.shape = f"{node.name}/output", replaced.type, replaced.shape
     for user, index in tuple(replaced.uses()):
         if user is not node and DIFFERENTIATES not in user.metadata_props:
             user.replace_input_with(index, output)
     graph.outputs[:] = [output if value is replaced else value for value in graph.outputs]
     graph.append(node)
-    graph.sort()

@@ -9,6 +9,7 @@ BENCHMARKS = {
     "step": "time of a training step, against PyTorch, Keras and onnxruntime's own training API",
     "kernels": "gradients of single ops, each written in several ways",
     "analysis": "predicted against measured gradients, and the time of a report",
+    "verdict": "how often the verdict of a report is right, and whether the first remedy helps",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""

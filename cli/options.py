@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Clip", "Edges", "InputShape", "Loss", "NoVerify", "Output", "Source", "Tolerance", "Trainable"]
+__all__ = [
+    "ActivationsAt",
+    "Clip",
+    "Edges",
+    "InputShape",
+    "Insert",
+    "KeepGain",
+    "Loss",
+    "NoVerify",
+    "Output",
+    "Source",
+    "SwapActivation",
+    "Tolerance",
+    "Trainable",
+    "Where",
+]
 
 Source = Annotated[
     str,
@@ -44,7 +59,8 @@ Trainable = Annotated[
 Clip = Annotated[
     str,
     typer.Option(
-        metavar="KIND", help="auto, none, value=V, norm=N or global-norm=N; auto takes the report's plan."
+        metavar="KIND",
+        help="auto, none, value=V, norm=N, global-norm=N, adaptive=R, quantile=Q or zscore=Z; auto takes the report's plan.",
     ),
 ]
 Edges = Annotated[
@@ -52,6 +68,35 @@ Edges = Annotated[
     typer.Option(
         "--at",
         metavar="PATTERN",
-        help="Parameters or activations to clip, as 'fc*'; default: every parameter.",
+        help="Parameters or activations to clip, as 'fc*'; may be given several times; default: every parameter.",
+    ),
+]
+SwapActivation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OLD=NEW",
+        help="Put one activation in the place of another, as relu=leaky_relu:0.01 or relu=prelu:0.25.",
+        show_default=False,
+    ),
+]
+Insert = Annotated[
+    str | None,
+    typer.Option(
+        metavar="batch-norm", help="Insert batch normalisation beside the activations.", show_default=False
+    ),
+]
+Where = Annotated[str, typer.Option(help="Batch normalisation before or after the activations.")]
+ActivationsAt = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Layers whose activations are swapped or normalised, as 'block3.*'; default: all.",
+    ),
+]
+KeepGain = Annotated[
+    bool,
+    typer.Option(
+        "--keep-gain",
+        help="Leave the weights before a swapped activation as they are, instead of matching the gain.",
     ),
 ]

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Clip, Edges, InputShape, Loss, NoVerify, Source, Tolerance, Trainable
+from .options import (
+    ActivationsAt,
+    Clip,
+    Edges,
+    InputShape,
+    Insert,
+    KeepGain,
+    Loss,
+    NoVerify,
+    Source,
+    SwapActivation,
+    Tolerance,
+    Trainable,
+    Where,
+)
 
 if TYPE_CHECKING:
+    from ..analysis import Measurement
     from ..runtime import EpochMetrics
 
 
@@ -59,6 +75,11 @@ def train(
     ] = 10,
     clip: Clip = "none",
     at: Edges = None,
+    swap_activation: SwapActivation = None,
+    insert: Insert = None,
+    where: Where = "before",
+    activations_at: ActivationsAt = None,
+    keep_gain: KeepGain = False,
     loss: Loss = "cross-entropy",
     validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the data held out.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split, the shuffling and dropout.")] = 0,
@@ -68,6 +89,9 @@ def train(
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that the folder holds.")
+    ] = False,
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Skip the measurement of the gradients before the first step.")
     ] = False,
     input_shape: InputShape = None,
     tolerance: Tolerance = 1e-4,
@@ -81,8 +105,20 @@ def train(
     from ..runtime import Schedule
 
     rates = Schedule(lr, schedule, decay, final_lr, warmup, every, power, patience)
-    trained = api.train(
+    model = api.remedy(
         source,
+        swap_activation=swap_activation,
+        insert=insert,
+        where=where,
+        at=activations_at,
+        match_gain=not keep_gain,
+        input_shape=input_shape,
+        tolerance=tolerance,
+        verify=not no_verify,
+        train=trainable,
+    )
+    trained = api.train(
+        model,
         data,
         out=out,
         epochs=epochs,
@@ -95,10 +131,6 @@ def train(
         clip=clip,
         at=at,
         loss=loss,
-        input_shape=input_shape,
-        tolerance=tolerance,
-        verify=not no_verify,
-        trainable=trainable,
         validation=validation,
         seed=seed,
         device=device,
@@ -106,9 +138,11 @@ def train(
         resume=resume,
         progress=sys.stderr.isatty(),
         on_epoch=_print_epoch,
+        probe=not no_probe,
+        on_probe=_print_probe,
     )
     for name, share in trained.fuse_bites.items():
-        print(f"{name} bit in {share:.0%} of {trained.history[-1].step} steps")
+        print(f"{name} bit in {100 * share:.0f} % of {trained.history[-1].step} steps")
     if trained.diverged:
         print(
             f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"
@@ -116,6 +150,17 @@ def train(
         print("gradfuse report says why; --clip auto puts fuses where they are needed")
         raise typer.Exit(1)
     print(f"wrote {out / 'model.onnx'}")
+
+
+def _print_probe(measured: Measurement) -> None:
+    from ..analysis import THRESHOLDS
+
+    norm = measured.global_norm
+    print(
+        f"probe: loss {_number(measured.loss)}, gradient norm {_number(norm)} on {measured.batches} batches"
+    )
+    if not norm < THRESHOLDS["GF101.norm"]:
+        print("gradients this large mostly end a training: gradfuse report says why, --clip auto bounds them")
 
 
 def _print_epoch(metrics: EpochMetrics) -> None:
@@ -129,4 +174,4 @@ def _print_epoch(metrics: EpochMetrics) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else "not finite"

@@ -40,25 +40,31 @@ class Builder:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self.graph = self._constants_graph = graph
+        self.graph = graph
         self._names = {value.name for part in (graph, *graph.subgraphs()) for value in _named(part)}
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
         self._prefix = "op"
         self._metadata: dict[str, str] = {}
 
     def inside(self, body: ir.Graph) -> Builder:
-        """A builder for the body of one of this graph's nodes: names stay unique, and constants are those of this graph."""
+        """A builder for the body of one of this graph's nodes: names stay unique, constants are its own."""
         inner = copy.copy(self)
-        inner.graph = body
+        inner.graph, inner._constants = body, {}
         return inner
 
     def copying(self, body: ir.Graph) -> Builder:
         """A builder for a copy of a body, with new names for all that is in it; it refers to the same values outside."""
         inner = self.inside(body.clone(allow_outer_scope_values=True))
         for part in (inner.graph, *inner.graph.subgraphs()):
-            for named in _named(part):
+            for named in list(_named(part)):
                 named.name = self.unique_name(named.name or "unnamed")
         return inner
+
+    def input(self, name: str, dtype: ir.DataType) -> Tensor:
+        """A further input of the graph, of unknown shape."""
+        value = ir.Value(name=self.unique_name(f"{self._prefix}/{name}"), type=ir.TensorType(dtype))
+        self.graph.inputs.append(value)
+        return Tensor(value, self)
 
     @contextlib.contextmanager
     def scope(self, prefix: str, metadata: Mapping[str, str] | None = None) -> Iterator[None]:
@@ -118,7 +124,7 @@ class Builder:
         return name
 
     def constant(self, value: Any, dtype: ir.DataType) -> Tensor:
-        """An initializer holding `value` as `dtype`; equal constants share one initializer, that of the outermost graph."""
+        """An initializer holding `value` as `dtype`; equal constants share one initializer."""
         array = np.asarray(value, dtype=dtype.numpy())
         key = (dtype.name, array.tobytes(), array.shape)
         if key not in self._constants:
@@ -126,7 +132,7 @@ class Builder:
             initializer = ir.Value(
                 name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(dtype), const_value=tensor
             )
-            self._constants_graph.register_initializer(initializer)
+            self.graph.register_initializer(initializer)
             self._constants[key] = initializer
         return Tensor(self._constants[key], self)
 

@@ -1,10 +1,10 @@
-"""Running a graph once, on whichever ONNX runtime is installed; training has its own session (`runtime/`)."""
+"""Running a graph on whichever ONNX runtime is installed; training has its own session (`runtime/`)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -12,14 +12,18 @@ import onnx_ir as ir
 from .errors import ConversionError
 from .rewriting import without_weights
 
-__all__ = ["evaluate"]
+__all__ = ["Evaluator", "evaluate", "evaluator"]
 
+Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
+
+Evaluator: TypeAlias = "Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]"
+"""From an array for each input without a default to every output, by name."""
 
 _FED = 1 << 18
 """Elements from which a weight is handed to onnxruntime as an input: no copy, and no limit of 2 GiB on the graph."""
 
 
-def evaluate(model: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+def evaluate(model: ir.Model, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """Every output of `model` by name, computed by onnxruntime, or by ONNX's slow reference evaluator without it.
 
     Args:
@@ -29,25 +33,42 @@ def evaluate(model: ir.Model, feeds: Mapping[str, np.ndarray[Any, Any]]) -> dict
     Raises:
         ConversionError: onnxruntime refuses the graph, or fails to run it.
     """
-    light, weights = without_weights(model, _FED)
-    feeds = {**{name: tensor.numpy() for name, tensor in weights.items()}, **feeds}
-    serialized = ir.serde.serialize_model(light).SerializeToString()
+    return evaluator(model)(feeds)
+
+
+def evaluator(model: ir.Model) -> Evaluator:
+    """What `evaluate` does, for several runs of one graph.
+
+    Raises:
+        ConversionError: onnxruntime refuses the graph; the evaluator raises it where a run fails.
+    """
+    light, tensors = without_weights(model, _FED)
+    weights = {name: tensor.numpy() for name, tensor in tensors.items()}
     names = [output.name or "" for output in model.graph.outputs]
+    run = _runner(ir.serde.serialize_model(light).SerializeToString())
+    return lambda feeds: dict(zip(names, run(names, {**weights, **feeds}), strict=True))
+
+
+def _runner(serialized: bytes) -> Callable[[list[str], dict[str, Any]], list[Any]]:
     try:
         import onnxruntime
     except ImportError:
         from onnx.reference import ReferenceEvaluator
 
-        results = ReferenceEvaluator(serialized).run(names, feeds)
-    else:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # an error is raised, too; defaults among the inputs are warnings
-        try:
-            session = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
-            results = session.run(names, feeds)
-        except Exception as error:  # onnxruntime has exceptions of its own for each status
-            raise ConversionError(f"onnxruntime cannot run the graph: {_reason(error)}") from error
-    return dict(zip(names, results, strict=True))
+        reference: Any = ReferenceEvaluator(serialized)
+        return lambda names, feeds: list(reference.run(names, feeds))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an error is raised, too; defaults among the inputs are warnings
+    providers = ["CPUExecutionProvider"]
+    session = _attempt(lambda: onnxruntime.InferenceSession(serialized, options, providers=providers))
+    return lambda names, feeds: _attempt(lambda: session.run(names, feeds))
+
+
+def _attempt(action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except Exception as error:  # onnxruntime has exceptions of its own for each status
+        raise ConversionError(f"onnxruntime cannot run the graph: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

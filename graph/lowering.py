@@ -4,7 +4,7 @@ In this order:
 1. model-local functions are inlined: exporters write whole layers as functions;
 2. Constant nodes become initializers, so that rules can read axes, pads and shapes;
 3. shapes are inferred;
-4. LSTM, GRU and RNN nodes are written out step by step (`recurrence`), and sequences of tensors become Split and Concat;
+4. LSTM, GRU and RNN nodes become their steps, or a Scan (`recurrence`), and sequences of tensors become Split and Concat;
 5. auto_pad=SAME_* and the output_shape of ConvTranspose become explicit pads;
 6. an op that the table lacks, but that the standard defines by a function body (HardSwish, Mish, GroupNormalization, ...), is
    replaced by that body.
@@ -20,7 +20,6 @@ import onnx_ir as ir
 from onnx_ir.passes.common import (
     InlinePass,
     LiftConstantsToInitializersPass,
-    LiftSubgraphInitializersToMainGraphPass,
     ShapeInferencePass,
 )
 
@@ -28,7 +27,7 @@ from .bodies import describe_bodies
 from .builder import Builder
 from .errors import UnsupportedError
 from .gradients import TABLE
-from .recurrence import RECURRENT, unroll
+from .recurrence import RECURRENT, write_out
 from .rewriting import replace_node
 from .source import describe_node
 
@@ -54,7 +53,7 @@ def lower(model: ir.Model) -> None:
             remedy="convert it with gradfuse first",
         )
     InlinePass()(model)
-    _lift_constants(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.graph.sort()
     _name_nodes(model.graph)
     infer_shapes(model)
@@ -86,12 +85,6 @@ def _restore_sequence_type(value: ir.Value) -> None:
     """A sequence of tensors: onnx_ir (seen in 1.1) takes the inferred type of the elements for that of the sequence."""
     if isinstance(value.type, ir.TensorType):
         value.type, value.shape = ir.SequenceType(value.type), None
-
-
-def _lift_constants(model: ir.Model) -> None:
-    """Constants become initializers of the main graph, so that rules can read them."""
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    LiftSubgraphInitializersToMainGraphPass()(model)
 
 
 def _name_nodes(graph: ir.Graph) -> None:
@@ -175,7 +168,7 @@ def _pad_before_pooling(node: ir.Node, builder: Builder) -> None:
 
 
 _WRITTEN_OUT = {
-    **dict.fromkeys(RECURRENT, unroll),
+    **dict.fromkeys(RECURRENT, write_out),
     "SplitToSequence": _split_sequence,
     "AveragePool": _pad_before_pooling,
 }
@@ -200,7 +193,7 @@ def inline_standard_functions(model: ir.Model, nodes: Iterable[ir.Node]) -> None
         InlinePass()(model)
         model.functions.clear()
         del model.opset_imports["gradfuse.lowering"]
-        _lift_constants(model)
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _name_nodes(model.graph)
         infer_shapes(model)
 

@@ -356,7 +356,7 @@ def with_weights(model: TrainableModel, weights: Mapping[str, Array]) -> Trainab
 
 
 def _bite_text(bites: int, steps: int) -> str:
-    return f", fuses bit in {bites / steps:.0%}" if bites else ""
+    return f", fuses bit in {100 * bites / steps:.0f} %" if bites else ""
 
 
 def _count_steps(model: TrainableModel, examples: int, batch_size: int) -> int:

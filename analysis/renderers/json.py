@@ -8,15 +8,17 @@ import math
 from typing import Any
 
 from ..contents import ReportContents
-from ..profile import CAUSES
+from ..trunk import CAUSES
 
 __all__ = ["SCHEMA", "render_json"]
 
 SCHEMA = "gradfuse-report/1"
 """Name of the schema."""
 
-_SUMMARY = ("verdict", "risk", "log10_gain")
-_PROFILE = ("tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms")
+_SUMMARY = ("verdict", "risk", "log10_gain", "global_norm", "basis")
+_PROFILE = (
+    "tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms", "measured_grad_rms", "measured_value_rms",
+)  # fmt: skip
 
 
 def render_json(report: ReportContents) -> str:
@@ -27,6 +29,7 @@ def render_json(report: ReportContents) -> str:
         "model": report.model,
         "assumptions": report.assumptions,
         "summary": {key: getattr(report.summary, key) for key in _SUMMARY},
+        "probe": _probe(report),
         "profile": [{key: getattr(entry, key) for key in _PROFILE} for entry in report.profile],
         "attribution": [
             {key: getattr(row, key) for key in ("layer", "log10_gain", *CAUSES)} for row in report.attribution
@@ -38,6 +41,19 @@ def render_json(report: ReportContents) -> str:
         ],
     }
     return json.dumps(_finite(document), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _probe(report: ReportContents) -> dict[str, Any] | None:
+    """What was measured beside what was predicted; null without a probe."""
+    if report.measurement is None:
+        return None
+    return {
+        "batches": report.measurement.batches,
+        "inputs": report.measurement.inputs,
+        "loss": report.measurement.loss,
+        "predicted": {key: getattr(report.predicted, key) for key in _SUMMARY},
+        "disagreements": [entry.tensor for entry in report.disagreements],
+    }
 
 
 def _finite(part: Any) -> Any:

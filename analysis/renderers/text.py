@@ -68,28 +68,59 @@ def _verdict_line(report: ReportContents) -> str:
 
 def _summary(console: Console, report: ReportContents) -> None:
     console.print(Text(_verdict_line(report)))
-    model, assumed = report.model, report.assumptions
+    model, assumed, measured = report.model, report.assumptions, report.measurement
     name = f"{_safe(str(model['path']))}: " if model["path"] else ""
+    ran = (
+        "Nothing was run."
+        if measured is None
+        else f"Measured on {measured.batches} batches of {measured.inputs}."
+    )
     console.print(
         Text(
             f"{name}{model['parameters']:,} parameters, {model['nodes']} nodes; assumed: inputs {assumed['input']},"
-            f" {assumed['loss']}, batches of {assumed['batch_size']}. Nothing was run."
+            f" {assumed['loss']}, batches of {assumed['batch_size']}. {ran}"
         )
+    )
+    if measured is not None:
+        console.print(Text(_comparison(report)))
+
+
+def _comparison(report: ReportContents) -> str:
+    """How the measured agrees with the predicted."""
+    predicted, differing = report.predicted, report.disagreements
+    count = sum(entry.kind == "parameter" for entry in report.profile)
+    text = (
+        f"predicted alone: {predicted.verdict}, growth {power(predicted.log10_gain)}, global norm"
+        f" {number(predicted.global_norm)}; gradients of {len(differing)} of {count} parameters differ more than 2-fold"
+    )
+    if not differing:
+        return text
+    worst = differing[0]
+    return (
+        f"{text}, most that of {_safe(worst.tensor)}: measured {number(worst.measured_grad_rms or 0.0)},"
+        f" predicted {number(worst.grad_rms)}"
     )
 
 
 def _findings(console: Console, report: ReportContents) -> None:
+    """Each remedy stands under the first finding that offers it."""
+    offered: set[str] = set()
     for finding in report.findings:
         console.print()
         console.print(Text(f"{finding.code} {finding.severity}: {_safe(finding.message)}"))
-        for remedy in finding.remedies:
+        new = [remedy for remedy in finding.remedies if remedy.text not in offered]
+        for remedy in new:
             console.print(Padding(Text(_remedy(remedy)), (0, 0, 0, 2)))
-            for line in dict.fromkeys((remedy.gradfuse, remedy.pytorch, remedy.keras)):
+            for line in filter(None, (remedy.gradfuse, remedy.pytorch, remedy.keras)):
                 console.print(Padding(Text(line), (0, 0, 0, 6)))
+        if finding.remedies and not new:
+            console.print(Padding(Text("- remedies: as above"), (0, 0, 0, 2)))
+        offered.update(remedy.text for remedy in finding.remedies)
 
 
 def _remedy(remedy: Remedy) -> str:
-    return f"- {remedy.text} [growth then: {power(remedy.predicted_log10_gain)}]"
+    then = f"growth then: {power(remedy.predicted_log10_gain)}, norm: {number(remedy.predicted_global_norm)}"
+    return f"- {remedy.text} [{then}]"
 
 
 def _plan(console: Console, report: ReportContents) -> None:
@@ -110,24 +141,22 @@ def _profile(console: Console, report: ReportContents) -> None:
     shown = _thinned(sorted(entries, key=lambda entry: (entry.depth, entry.tensor)))
     if not shown:
         return
+    probed = report.measurement is not None
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    for title, align in (
-        ("depth", "right"),
-        ("parameter", "left"),
-        ("value", "right"),
-        ("gradient", "right"),
-        ("", "left"),
-    ):
-        table.add_column(title, justify=align, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    for title in ("depth", "parameter", "value", "gradient", *(["measured"] if probed else []), ""):
+        left = title in ("parameter", "")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
     logs = [math.log10(entry.grad_rms) for entry in shown if 0 < entry.grad_rms < math.inf]
     high = max(logs, default=0.0)
     low = min((log for log in logs if log > high - _DECADES), default=high)
     for entry in shown:
+        measured = [] if entry.measured_grad_rms is None else [number(entry.measured_grad_rms)]
         table.add_row(
             str(entry.depth),
             Text(_safe(entry.tensor)),
             number(entry.value_rms),
             number(entry.grad_rms),
+            *(measured or ["-"] * probed),
             _bar(entry.grad_rms, low, high),
         )
     console.print()

@@ -2,7 +2,9 @@
 
 ## What it sees
 The gradient's RMS at the model's output and at the first layer's, as predicted from the graph and its weights, and the
-norm of all parameters' gradients together. A growth of 100-fold or a norm of 100 is an error, a growth of 10-fold a warning.
+norm of all parameters' gradients together; with a probe, as measured. A growth of `GF101.growth` (100) or a norm of
+`GF101.norm` (100) is an error, a growth of `GF101.warning` (10) a warning. What the growth is put down to stands in the
+attribution: for each layer, the decades that its weights, activation, normalisation, residual sum and recurrence add.
 
 ## Why it is bad
 Each layer multiplies the squared gradient by chi = sigma_w^2 E[phi'^2]. Over L layers that is chi^L: the update of the first
@@ -30,67 +32,54 @@ from __future__ import annotations
 
 import math
 
+from ..attribution import by_cause
 from ..evidence import Evidence
 from ..findings import Finding
-from ..profile import CAUSES
-from ..remedies import fuse_remedy, init_remedy, normalisation_remedy
-from ..verdict import GLOBAL_NORM_LIMIT, GROWTH_LIMIT, GROWTH_WARNING
 from ..wording import factor, number, power
-from .rule import Rule
+from .rule import Rule, finding
 
 __all__ = ["RULE"]
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """One finding for the whole graph, at the layer that adds most to the growth."""
-    summary = evidence.summary
-    severity = _severity(summary.log10_gain, summary.global_norm, summary.overflow_phase)
+    severity = _severity(evidence)
     if severity is None:
         return []
-    step = max(evidence.steps, key=lambda step: step.log10_gain, default=None)
-    node = step.nodes[0] if step else None
-    remedies = [init_remedy(evidence), normalisation_remedy(evidence), fuse_remedy(evidence)]
+    summary, prediction = evidence.summary, evidence.prediction
+    step = max(prediction.steps, key=lambda step: step.log10_gain, default=None)
+    numbers = {
+        "log10_gain": summary.log10_gain,
+        "global_norm": summary.global_norm,
+        "layers": _layers(evidence),
+        "overflow": summary.overflow,
+        "causes": by_cause(prediction.attribution),
+    }
+    remedies = evidence.remedies("recurrent-init", "init", "activation", "residual", "normalisation")
     return [
-        Finding(
-            "GF101",
-            severity,
-            (node.name or "") if node else "",
-            node.op_type if node else "",
-            "backward",
-            _message(evidence),
-            {
-                "log10_gain": summary.log10_gain,
-                "global_norm": summary.global_norm,
-                "layers": _layers(evidence),
-                "overflow": summary.overflow,
-                "causes": _causes(evidence),
-            },
-            [remedy for remedy in remedies if remedy is not None],
-        )
+        finding("GF101", severity, step.nodes[0] if step else None, _message(evidence), numbers, remedies)
     ]
 
 
 RULE = Rule("GF101", check, __doc__)
 
 
-def _severity(gain: float, norm: float, overflow_phase: str) -> str | None:
-    if overflow_phase == "backward" or gain >= math.log10(GROWTH_LIMIT) or not norm < GLOBAL_NORM_LIMIT:
+def _severity(evidence: Evidence) -> str | None:
+    summary = evidence.summary
+    if summary.verdict == "explodes":
         return "error"
-    return "warning" if gain >= math.log10(GROWTH_WARNING) else None
-
-
-def _causes(evidence: Evidence) -> dict[str, float]:
-    """The gain of all layers by cause."""
-    return {cause: sum(getattr(row, cause) for row in evidence.attribution) for cause in CAUSES}
+    return "warning" if summary.log10_gain >= math.log10(evidence.threshold("GF101.warning")) else None
 
 
 def _message(evidence: Evidence) -> str:
     summary = evidence.summary
-    parts = [
-        f"the gradient's RMS grows {factor(summary.log10_gain)} from the output back to the first of"
-        f" {_layers(evidence)} layers"
-    ]
-    if not summary.global_norm < GLOBAL_NORM_LIMIT:
+    parts = []
+    if summary.log10_gain >= math.log10(evidence.threshold("GF101.warning")):
+        parts.append(
+            f"the gradient's RMS grows {factor(summary.log10_gain)} from the output back to the first of"
+            f" {_layers(evidence)} layers"
+        )
+    if not summary.global_norm < evidence.threshold("GF101.norm"):
         parts.append(f"the norm of all parameters' gradients is {number(summary.global_norm)}")
     if summary.overflow:
         kind = "value" if summary.overflow_phase == "forward" else "gradient"
@@ -100,11 +89,12 @@ def _message(evidence: Evidence) -> str:
 
 def _why(evidence: Evidence) -> list[str]:
     """What each cause does to the gradient, the largest first, and where the first of them does it most."""
-    causes = sorted(_causes(evidence).items(), key=lambda item: -item[1])
+    attribution = evidence.prediction.attribution
+    causes = sorted(by_cause(attribution).items(), key=lambda item: -item[1])
     main, gain = causes[0]
     if gain <= 0:
         return []
-    worst = max(evidence.attribution, key=lambda row: getattr(row, main))
+    worst = max(attribution, key=lambda row: getattr(row, main))
     parts = [f"{cause} {power(part)}" for cause, part in causes if abs(part) >= 0.05]
     return [
         f"factors: {', '.join(parts)}; layer {worst.layer} has the largest {main} factor, {power(getattr(worst, main))}"
@@ -112,4 +102,4 @@ def _why(evidence: Evidence) -> list[str]:
 
 
 def _layers(evidence: Evidence) -> int:
-    return max((entry.depth for entry in evidence.profile), default=0)
+    return max((entry.depth for entry in evidence.prediction.profile), default=0)

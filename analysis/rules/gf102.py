@@ -1,10 +1,10 @@
 """An activation grows faster than linearly.
 
 ## What it sees
-Elementwise functions (one op, or a chain of them) which, at the predicted distribution of their input, more than
-double where the input doubles: exponentials, squares, higher powers. It is an error where float32 overflows behind
-one, or where the report says `explodes` and the attribution puts part of the growth down to it; a warning where the
-function alone raises the gradient's RMS by a tenth of a decade or more.
+Elementwise functions (one op, or a chain of them) which, at the predicted distribution of their input, grow faster than
+the power `GF102.exponent` (1.5) of it: exponentials, squares, higher powers. It is an error where float32 overflows
+behind one, or where the report says `explodes` and the attribution puts part of the growth down to it; a warning where
+one of them alone raises the gradient's RMS `GF102.gain` (1.26) times or more.
 
 ## Why it is bad
 The slope of such a function grows with its input, so that large inputs bring both larger outputs and larger gradients. In a
@@ -28,58 +28,39 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from ..activations import fast_steps
 from ..evidence import Evidence
 from ..findings import Finding
-from ..moments import Moments
-from ..moments.quadrature import NODES, Array
-from ..profile import Step
-from ..remedies import activation_remedy, fuse_remedy
+from ..trunk import Step
 from ..wording import factor
-from .rule import Rule
+from .rule import Rule, finding
 
-__all__ = ["RULE", "growth_exponent"]
-
-FAST = 1.5
-"""Power of its input beyond which a function counts as fast-growing: between linear and quadratic."""
-
-_NOTICEABLE = 0.1
-"""Decades by which an activation must raise the gradient to be worth a warning."""
+__all__ = ["RULE"]
 
 
 def check(evidence: Evidence) -> list[Finding]:
     """One finding for all fast-growing activations, at the one that raises the gradient most."""
-    found = [(step, exponent) for step in evidence.steps if (exponent := _exponent(evidence, step)) > FAST]
+    found = fast_steps(evidence.prediction)
     if not found:
         return []
-    step, exponent = max(found, key=lambda pair: _gain(pair[0]))
-    total = sum(_gain(step) for step, _ in found)
-    overflow = evidence.summary.overflow
+    step, exponent = max(found, key=lambda pair: (_gain(pair[0]), pair[1]))
+    total, overflow = sum(_gain(step) for step, _ in found), evidence.summary.overflow
     severe = bool(overflow) or (evidence.summary.verdict == "explodes" and total > 0)
-    if not severe and _gain(step) < _NOTICEABLE:
+    if not severe and _gain(step) < math.log10(evidence.threshold("GF102.gain")):
         return []
-    ops = [node.op_type for node in reversed(step.nodes)]
-    remedies = [activation_remedy(evidence, [step for step, _ in found]), fuse_remedy(evidence)]
-    return [
-        Finding(
-            "GF102",
-            "error" if severe else "warning",
-            step.nodes[0].name or "",
-            step.nodes[0].op_type,
-            "forward" if evidence.summary.overflow_phase == "forward" else "backward",
-            _message(step, exponent, len(found), total, overflow),
-            {
-                "layers": [step.layer for step, _ in reversed(found)],
-                "ops": ops,
-                "growth_exponent": exponent,
-                "log10_gain": _gain(step),
-                "log10_gain_of_all": total,
-                "overflow": overflow,
-            },
-            [remedy for remedy in remedies if remedy is not None],
-        )
-    ]
+    numbers = {
+        "layers": [step.layer for step, _ in reversed(found)],
+        "ops": [node.op_type for node in reversed(step.nodes)],
+        "growth_exponent": exponent,
+        "log10_gain": _gain(step),
+        "log10_gain_of_all": total,
+        "overflow": overflow,
+    }
+    message = _message(step, exponent, len(found), total, overflow)
+    phase = "forward" if evidence.summary.overflow_phase == "forward" else "backward"
+    remedies = evidence.remedies("activation", "normalisation")
+    severity = "error" if severe else "warning"
+    return [finding("GF102", severity, step.nodes[0], message, numbers, remedies, phase)]
 
 
 RULE = Rule("GF102", check, __doc__)
@@ -95,28 +76,3 @@ def _message(step: Step, exponent: float, count: int, total: float, overflow: st
 
 def _gain(step: Step) -> float:
     return math.inf if math.isnan(step.log10_gain) else step.log10_gain
-
-
-def _exponent(evidence: Evidence, step: Step) -> float:
-    moments = evidence.state.values[step.after]
-    if step.cause != "activation" or not isinstance(moments, Moments) or moments.curve is None:
-        return 0.0
-    return growth_exponent(moments.curve.values)
-
-
-def growth_exponent(curve: Array) -> float:
-    """Power p of |f| ~ |xi|^p from half the range of the nodes to its end, in the steeper direction, of the median channel."""
-    low = len(NODES) // 4
-    with np.errstate(all="ignore"):
-        sides = [(curve[0], curve[low], NODES[low]), (curve[-1], curve[-1 - low], NODES[-1 - low])]
-        powers = [_power(np.abs(outer), np.abs(inner), NODES[-1] / abs(node)) for outer, inner, node in sides]
-        grown = [
-            np.where(np.abs(outer) > 0.5 * np.abs(curve).max(0), p, 0.0)
-            for p, (outer, _, _) in zip(powers, sides, strict=True)
-        ]
-    return float(np.median(np.maximum(*grown)))
-
-
-def _power(outer: Array, inner: Array, ratio: float) -> Array:
-    grown = np.nan_to_num(outer / np.maximum(inner, np.finfo(float).tiny), nan=np.inf, posinf=np.inf)
-    return np.asarray(np.log(grown) / math.log(ratio))

@@ -38,7 +38,7 @@ def check(evidence: Evidence) -> list[Finding]:
             "forward",
             f"{describe_node(note.node)}: {note.text}",
         )
-        for note in evidence.state.notes
+        for note in evidence.prediction.state.notes
     ]
 
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from gradfuse.analysis import FindingsError, RiskReport, analyse
+from gradfuse.analysis import FindingsError, RiskReport, TrainingSetup, analyse
+from gradfuse.analysis.moments import Assumptions
 from gradfuse.graph import GradientGraph, InputError
 
 from .analysis_networks import gradient_graph, mlp
 
-KEYS = ["schema", "tool", "model", "assumptions", "summary", "profile", "attribution", "findings", "fuses"]
+KEYS = [
+    "schema", "tool", "model", "assumptions", "summary", "probe", "profile", "attribution", "findings", "fuses",
+]  # fmt: skip
 
 
 def exploding() -> GradientGraph:
@@ -63,10 +66,13 @@ def test_json_has_exactly_the_keys_of_the_schema(explodes: RiskReport) -> None:
     document = parsed(explodes)
     assert list(document) == KEYS
     assert document["schema"] == "gradfuse-report/1"
-    assert list(document["summary"]) == ["verdict", "risk", "log10_gain"]
+    assert list(document["summary"]) == ["verdict", "risk", "log10_gain", "global_norm", "basis"]
+    assert document["probe"] is None
     profile = ["tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms"]
+    profile += ["measured_grad_rms", "measured_value_rms"]
     assert all(list(entry) == profile for entry in document["profile"])
     remedy = ["kind", "text", "gradfuse", "pytorch", "keras", "predicted_log10_gain"]
+    remedy += ["predicted_global_norm", "cures"]
     finding = ["code", "severity", "node", "op_type", "phase", "message", "evidence", "remedies"]
     assert all(list(entry) == finding for entry in document["findings"])
     assert all(list(entry) == remedy for found in document["findings"] for entry in found["remedies"])
@@ -113,7 +119,7 @@ def test_risk_rises_with_the_gain(relu_stack: Callable[..., GradientGraph]) -> N
 
 def test_check_raises_with_a_text_that_a_person_understands(explodes: RiskReport) -> None:
     with pytest.raises(
-        FindingsError, match=r"EXPLODES.*\n.*GF101 error: the gradient's RMS grows .*-fold"
+        FindingsError, match=r"EXPLODES.*\n(.*\n)+GF101 error: the gradient's RMS grows .*-fold"
     ) as caught:
         explodes.check(fail_on="error")
     assert isinstance(caught.value, AssertionError)
@@ -131,9 +137,22 @@ def test_unknown_severities_and_formats_are_refused(explodes: RiskReport) -> Non
 def test_numbers_out_of_range_are_refused() -> None:
     graph = stable()
     with pytest.raises(InputError, match="batch size 0; at least 1"):
-        analyse(graph, batch_size=0)
+        analyse(graph, Assumptions(batch_size=0))
     with pytest.raises(InputError, match="input variance -1"):
-        analyse(graph, variance=-1.0)
+        analyse(graph, Assumptions(variance=-1.0))
+    with pytest.raises(InputError, match="learning rate 0; a positive number"):
+        TrainingSetup(lr=0.0)
+    with pytest.raises(InputError, match="momentum 1; a number in"):
+        TrainingSetup(momentum=1.0)
+    with pytest.raises(InputError, match="unknown precision 'int8'; one of float32, float16, bfloat16"):
+        TrainingSetup(precision="int8")
+
+
+def test_unknown_thresholds_are_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown threshold 'GF101.size'; one of GF101.growth"):
+        analyse(stable(), thresholds={"GF101.size": 1.0})
+    with pytest.raises(InputError, match=r"threshold GF101.growth=-1; a positive number"):
+        analyse(stable(), thresholds={"GF101.growth": -1.0})
 
 
 def test_text_fits_80_columns_and_says_the_verdict_first(explodes: RiskReport) -> None:

@@ -132,3 +132,40 @@ def test_explain_prints_the_page_of_a_rule(gradfuse, refused):
     assert code == 0
     assert "GF101" in out
     assert "GF102" in refused("explain", "GF999")
+
+
+def test_fuse_lists_and_removes_the_fuses_of_a_file(gradfuse, refused, write_model, tmp_path):
+    fused, plain = tmp_path / "fused.onnx", tmp_path / "plain.onnx"
+    options = ["--clip", "quantile=0.9", "--at", "w1", "--at", "r"]
+    assert gradfuse("fuse", write_model(), "-o", fused, *options)[0] == 0
+    assert gradfuse("fuse", fused, "--list")[1].splitlines() == [
+        "  fuse/r  quantile 0.9",
+        "  fuse/w1  quantile 0.9",
+    ]
+    code, out, _ = gradfuse("fuse", fused, "-o", plain, "--remove", "w*")
+    assert code == 0
+    assert out.splitlines() == [f"wrote {plain}: 1 fuse left", "  fuse/r  quantile 0.9"]
+    assert gradfuse("fuse", fused, "-o", plain, "--remove", "*")[1].endswith("no fuse is left\n")
+    model = onnx.load(plain)
+    onnx.checker.check_model(model, full_check=True)
+    assert not model.functions
+    assert not [
+        value for value in (*model.graph.input, *model.graph.output) if value.name.startswith("fuse/")
+    ]
+    assert gradfuse("fuse", plain, "--list")[1] == "  no fuse\n"
+    assert "no fuse on 'w9'" in refused("fuse", fused, "-o", plain, "--remove", "w9")
+    assert "no file to write to; -o FILE, or --list" in refused("fuse", fused)
+
+
+def test_remedies_are_trained_and_written_in_inference_form(gradfuse, write_model, write_data, tmp_path):
+    out_folder = tmp_path / "run"
+    options = ["--swap-activation", "relu=prelu:0.1", "--insert", "batch-norm", "--where", "after"]
+    clip = ["--clip", "global-norm=0.001"]
+    code, out, _ = gradfuse(
+        "train", write_model(), "--data", write_data(), "--out", out_folder, "--epochs", "2", *options, *clip
+    )
+    assert code == 0
+    assert "fuse/global-norm bit in 100 % of" in out
+    model = onnx.load(out_folder / "model.onnx")
+    assert [node.op_type for node in model.graph.node][1:3] == ["PRelu", "BatchNormalization"]
+    assert all(attribute.name != "training_mode" for node in model.graph.node for attribute in node.attribute)

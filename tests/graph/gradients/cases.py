@@ -1473,7 +1473,6 @@ def recurrent(op: str, directions: int = 1, steps: int = 3, attributes: str = ""
         inputs,
         reference,
         outputs=outputs,
-        dims=("static",),
     )
 
 
@@ -1490,8 +1489,6 @@ RECURRENT = [
         {"x": (2, 3, 2), "w": (1, 3, 2), "r": (1, 3, 1)},
         lambda x, w, r: _reset_first(x.flip(0), w[0], r[0]),
         outputs=("yh",),
-        static=("w", "r"),
-        dims=("static",),
     ),
 ]
 

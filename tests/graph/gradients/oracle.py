@@ -32,6 +32,9 @@ DIMS = ("static", "batch", "symbolic", "anonymous")
 symbol of its own for each dimension."""
 
 
+_FORWARD = "forward_nodes"
+
+
 @dataclass(frozen=True)
 class Case:
     """A forward computation.
@@ -142,6 +145,7 @@ def gradient_graph(case: Case, data: Mapping[str, Array], dims: str, dtype: str)
     )
     lower(model)
     infer_shapes(model)
+    model.metadata_props[_FORWARD] = str(len(model.graph))
     builder, values = Builder(model.graph), {value.name: value for value in model.graph.inputs}
     wrt = {name: values[name] for name in case.differentiated()}
     gradients = differentiate(builder, model.graph.outputs[0], wrt.values(), TABLE)
@@ -215,9 +219,7 @@ def op_types(body: str) -> set[str]:
 
 def backward_nodes(model: ir.Model) -> list[ir.Node]:
     """The nodes that `differentiate` appended."""
-    names = [node.name for node in model.graph]
-    first = names.index(next(node.name for node in model.graph if node.outputs[0].name == "loss")) + 1
-    return [node for index, node in enumerate(model.graph) if index >= first]
+    return list(model.graph)[int(model.metadata_props[_FORWARD]) :]
 
 
 __all__ = [

@@ -1,0 +1,205 @@
+"""The probe: a few batches run through the real gradient graph, and what is measured on them.
+
+Of every gradient, and of every value that a gradient flows through, the graph itself computes the mean square, in float64, so
+that a run gives back one number for each tensor. What is measured is the root of its mean over the batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..graph.builder import Builder
+from ..graph.errors import InputError
+from ..graph.evaluation import evaluator
+from ..graph.gradient_graph import GradientGraph
+from .moments import Assumptions
+from .moments.quadrature import Array
+from .moments.site import batch_axis, example_shape
+from .sample import describe_inputs
+
+__all__ = ["BATCHES", "Measurement", "probe"]
+
+BATCHES = 4
+"""Batches that a probe runs."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a probe found. Gradients are those of the mean loss over a batch; a number that is not finite counts as infinite.
+
+    Attributes:
+        gradients: Root mean square of each tensor's gradient, by the name of the parameter or activation.
+        values: Root mean square of each activation's value.
+        global_norm: Root mean square over the batches of the Euclidean norm of all parameters' gradients.
+        loss: Mean of the batches' losses.
+        overflow: The first value, or else the first gradient on the way back, that was not finite; empty if all were.
+        overflow_phase: `forward` or `backward`.
+        batches: How many were run.
+        inputs: Where they came from: `N(0,1)`, or `the data`.
+    """
+
+    gradients: Mapping[str, float]
+    values: Mapping[str, float]
+    global_norm: float
+    loss: float
+    overflow: str
+    overflow_phase: str
+    batches: int
+    inputs: str
+
+
+def probe(
+    gradients: GradientGraph,
+    assumptions: Assumptions,
+    *,
+    data: Sequence[Array] | None = None,
+    seed: int = 0,
+) -> Measurement:
+    """Run BATCHES batches of the assumed size.
+
+    Args:
+        gradients: The model's gradient graph.
+        assumptions: The batch size, and what inputs and labels are drawn from.
+        data: An array for each input of the model, then the target, examples along the first axis; batches are drawn from
+            them. None draws normal inputs, and targets as the prediction takes them.
+        seed: Decides what is drawn.
+
+    Raises:
+        InputError: A shape is not known well enough to draw inputs or targets.
+    """
+    model, names = _measuring(gradients)
+    run, rng = evaluator(model), np.random.default_rng(seed)
+    losses, squares = [], []
+    with np.errstate(all="ignore"):
+        for _ in range(BATCHES):
+            batch = (
+                _drawn(gradients, assumptions, rng)
+                if data is None
+                else _taken(gradients, data, assumptions, rng)
+            )
+            outputs = run(batch)
+            losses.append(float(outputs[gradients.loss_output]))
+            squares.append([float(outputs[name]) for name in names.values()])
+    roots = dict(zip(names, (_root(column) for column in zip(*squares, strict=True)), strict=True))
+    inputs = describe_inputs(assumptions) if data is None else "the data"
+    return _measurement(gradients, roots, float(np.mean(losses)), inputs)
+
+
+def _measuring(gradients: GradientGraph) -> tuple[ir.Model, dict[tuple[str, str], str]]:
+    """The graph with the loss and the mean squares as outputs, and the output of each: ("gradient" or "value", tensor)."""
+    model = gradients.onnx.clone()
+    graph, builder, names = model.graph, Builder(model.graph), {}
+    produced = {value.name or "": value for node in graph for value in node.outputs}
+    loss = produced[gradients.loss_output]
+    wanted = [("gradient", name, grad) for name, grad in gradients.gradients.items()]
+    for name, grad in gradients.activation_gradients.items():
+        wanted += [("value", name, name), ("gradient", name, grad)]
+    graph.outputs[:] = [loss]
+    for kind, name, tensor in wanted:
+        if tensor in produced and (kind, name) not in names:
+            square = builder.tensor(produced[tensor]).cast(ir.DataType.DOUBLE).square().mean(keepdims=False)
+            graph.outputs.append(square.value)
+            names[kind, name] = square.value.name or ""
+    for index, node in enumerate(node for node in graph if node.op_type == "Dropout"):
+        node.attributes["seed"] = ir.AttrInt64("seed", index)
+    return model, names
+
+
+def _root(squares: Sequence[float]) -> float:
+    mean = float(np.mean(squares))
+    return math.sqrt(mean) if math.isfinite(mean) else math.inf
+
+
+def _measurement(
+    gradients: GradientGraph, roots: Mapping[tuple[str, str], float], loss: float, inputs: str
+) -> Measurement:
+    by_kind = {
+        kind: {name: root for (k, name), root in roots.items() if k == kind} for kind in ("gradient", "value")
+    }
+    found, initializers = by_kind["gradient"], gradients.onnx.graph.initializers
+    sizes = {name: initializers[name].const_value.size for name in gradients.gradients}  # type: ignore[union-attr]
+    norm = math.hypot(*(found.get(name, 0.0) * math.sqrt(size) for name, size in sizes.items()))
+    overflow, phase = _overflow(gradients, by_kind, loss)
+    return Measurement(found, by_kind["value"], norm, loss, overflow, phase, BATCHES, inputs)
+
+
+def _overflow(
+    gradients: GradientGraph, by_kind: Mapping[str, Mapping[str, float]], loss: float
+) -> tuple[str, str]:
+    for name in _in_order(gradients):
+        if by_kind["value"].get(name) == math.inf:
+            return name, "forward"
+    if not math.isfinite(loss):
+        return gradients.loss_output, "forward"
+    for name in [*reversed(list(_in_order(gradients))), *gradients.gradients]:
+        if by_kind["gradient"].get(name) == math.inf:
+            return name, "backward"
+    return "", ""
+
+
+def _in_order(gradients: GradientGraph) -> Iterator[str]:
+    return (value.name or "" for node in gradients.onnx.graph for value in node.outputs)
+
+
+def _taken(
+    gradients: GradientGraph, data: Sequence[Array], assumptions: Assumptions, rng: np.random.Generator
+) -> dict[str, Array]:
+    """A batch of the data; with replacement only where there are fewer examples."""
+    count, size = len(data[0]), assumptions.batch_size
+    rows = rng.choice(count, size, replace=count < size)
+    specs = [*gradients.source.inputs, *([gradients.target] if gradients.target else [])]
+    return {spec.name: array[rows] for spec, array in zip(specs, data, strict=True)}
+
+
+def _drawn(gradients: GradientGraph, assumptions: Assumptions, rng: np.random.Generator) -> dict[str, Array]:
+    graph = gradients.onnx.graph
+    inputs = {value.name: value for value in graph.inputs}
+    batch = {spec.name: _input(inputs[spec.name], assumptions, rng) for spec in gradients.source.inputs}
+    if gradients.target is not None:
+        batch[gradients.target.name] = _target(gradients, assumptions, rng)
+    return batch
+
+
+def _input(value: ir.Value, assumptions: Assumptions, rng: np.random.Generator) -> Array:
+    shape, axis = example_shape(value), batch_axis(value)
+    dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+    full = (assumptions.batch_size, *shape)
+    drawn: Array = rng.integers(0, _rows_looked_up(value), full)
+    if np.issubdtype(dtype, np.floating):
+        drawn = assumptions.mean + np.sqrt(assumptions.variance) * rng.standard_normal(full)
+    return np.moveaxis(drawn, 0, axis).astype(dtype)
+
+
+def _rows_looked_up(value: ir.Value) -> int:
+    """Rows of the table that integers index; 2 where they index none."""
+    for node, index in value.uses():
+        if node.op_type == "Gather" and index == 1 and node.inputs[0] is not None and node.inputs[0].shape:
+            rows = node.inputs[0].shape[0]
+            return rows if isinstance(rows, int) else 2
+        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose"):
+            return _rows_looked_up(node.outputs[0])
+    return 2
+
+
+def _target(gradients: GradientGraph, assumptions: Assumptions, rng: np.random.Generator) -> Array:
+    """Labels by their frequencies, coins for binary cross-entropy, N(0, 1) for regression."""
+    spec, output = gradients.target, gradients.source.outputs[0]
+    assert spec is not None
+    lengths = [dim for dim in spec.dims[1:] if isinstance(dim, int)]
+    classes = output.dims[1] if gradients.loss == "cross-entropy" else 2
+    if len(lengths) < len(spec.dims) - 1 or not isinstance(classes, int):
+        raise InputError(
+            f"the probe cannot draw targets for the output {output}",
+            expected="known lengths of all its axes but the first",
+            remedy="give it examples with --data",
+        )
+    shape = (assumptions.batch_size, *lengths)
+    if gradients.loss == "cross-entropy":
+        return rng.choice(classes, shape, p=assumptions.label_frequencies).astype(spec.dtype.numpy())
+    drawn = rng.integers(0, 2, shape) if gradients.loss == "bce-with-logits" else rng.standard_normal(shape)
+    return np.asarray(drawn).astype(spec.dtype.numpy())
