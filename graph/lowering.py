@@ -39,8 +39,12 @@ OPSETS = range(18, 22)
 _PADDED_OPS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
 
-def lower(model: ir.Model) -> None:
+def lower(model: ir.Model, keep: Sequence[str] = ()) -> None:
     """Rewrite the graph of `model` in place.
+
+    Args:
+        model: The model.
+        keep: Op types that are left as they are.
 
     Raises:
         UnsupportedError: The opset is not one of `OPSETS`, or padding depends on a dynamic shape.
@@ -57,7 +61,7 @@ def lower(model: ir.Model) -> None:
     model.graph.sort()
     _name_nodes(model.graph)
     infer_shapes(model)
-    _write_out(model)
+    _write_out(model, keep)
     everything = model.graph.all_nodes()
     missing = [node for node in everything if node.domain == "" and ("", node.op_type) not in TABLE]
     inline_standard_functions(model, missing)
@@ -96,9 +100,10 @@ def _name_nodes(graph: ir.Graph) -> None:
         seen.add(node.name)
 
 
-def _write_out(model: ir.Model) -> None:
+def _write_out(model: ir.Model, keep: Sequence[str]) -> None:
     """Replace recurrent nodes, sequences whose elements are taken by number, and padding that counts."""
-    nodes = [node for node in model.graph.all_nodes() if node.domain == "" and node.op_type in _WRITTEN_OUT]
+    ops = _WRITTEN_OUT.keys() - keep
+    nodes = [node for node in model.graph.all_nodes() if node.domain == "" and node.op_type in ops]
     if not nodes:
         return
     outermost = Builder(model.graph)

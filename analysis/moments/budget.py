@@ -8,10 +8,14 @@ some hundred for every pair of features. The cheapest layers come first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["COVARIANCE_LIMIT", "covariance_plan"]
+from .state import COVARIANCE_LIMIT
+from .transfer.recurrent.cells import CELLS
+
+__all__ = ["covariance_plan"]
 
 _RATE = 2e10
 """Multiplications and additions in a second."""
@@ -19,24 +23,52 @@ _RATE = 2e10
 _PER_PAIR = 500
 """Operations for each pair of features of an activation, forward and backward."""
 
-COVARIANCE_LIMIT = 2048
-"""Features beyond which no covariance between them is carried, whatever the budget: it would take more than 32 MB."""
-
 _MAX_PAIRS_IN_ALL = 32_000_000
 """Pairs of features of all layers together."""
 
 
 def covariance_plan(nodes: Sequence[ir.Node], seconds: float) -> Mapping[ir.Node, bool]:
-    """For every layer with a matrix product, whether the covariance between channels is carried through it."""
-    sizes = {node: size for node in nodes if (size := _features(node)) is not None}
-    plan, pairs = dict.fromkeys(sizes, False), 0
-    for node, (n, m) in sorted(sizes.items(), key=lambda item: _cost(*item[1])):
-        seconds -= _cost(n, m)
-        pairs += sum(size**2 for size in (n, m) if size <= COVARIANCE_LIMIT)
+    """For every layer with a weight matrix, whether the covariance between channels is carried through it."""
+    costs = {node: cost for node in nodes if (cost := _cost(node)) is not None}
+    plan, pairs = dict.fromkeys(costs, False), 0
+    for node, cost in sorted(costs.items(), key=lambda item: item[1]):
+        seconds -= cost.seconds
+        pairs += cost.pairs
         if seconds < 0 or pairs > _MAX_PAIRS_IN_ALL:
             break
         plan[node] = True
     return plan
+
+
+@dataclass(frozen=True, order=True)
+class _Cost:
+    seconds: float
+    pairs: int
+
+
+def _cost(node: ir.Node) -> _Cost | None:
+    if node.domain != "":
+        return None
+    if node.op_type in CELLS:
+        return _cost_of_recurrent(node)
+    return None if (sizes := _features(node)) is None else _cost_of_dense(*sizes)
+
+
+def _cost_of_dense(n: int, m: int) -> _Cost:
+    carried = [min(size, COVARIANCE_LIMIT) for size in (n, m)]
+    operations = 6.0 * carried[0] * carried[1] * sum(carried) + _PER_PAIR * carried[1] ** 2
+    return _Cost(operations / _RATE, sum(size**2 for size in (n, m) if size <= COVARIANCE_LIMIT))
+
+
+def _cost_of_recurrent(node: ir.Node) -> _Cost | None:
+    """q states and p locals of H channels at T steps: M C M' of the locals, and thrice A C A' of the states."""
+    cell, hidden = CELLS[node.op_type], node.attributes.get_int("hidden_size", 0)
+    steps = None if node.inputs[0] is None or node.inputs[0].shape is None else node.inputs[0].shape[0]
+    if not isinstance(steps, int):
+        return None
+    states = cell.states * hidden
+    operations = steps * (6.0 * cell.locals * hidden * states**2 + 12.0 * states**3)
+    return _Cost(operations / _RATE, steps * states**2)
 
 
 def _features(node: ir.Node) -> tuple[int, int] | None:
@@ -47,8 +79,3 @@ def _features(node: ir.Node) -> tuple[int, int] | None:
     if len(dims) != 2 or not all(isinstance(dim, int) for dim in dims):
         return None
     return int(dims[0]), int(dims[1])  # type: ignore[arg-type]
-
-
-def _cost(n: int, m: int) -> float:
-    n, m = min(n, COVARIANCE_LIMIT), min(m, COVARIANCE_LIMIT)
-    return (6.0 * n * m * (n + m) + _PER_PAIR * m * m) / _RATE

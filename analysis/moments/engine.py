@@ -23,6 +23,7 @@ from .curves import Seed, as_latent, through
 from .drawing import Drawing
 from .elementwise_op import evaluate_node, partial_derivatives
 from .errors import UnknownTransferError
+from .forward_graph import forward_graph
 from .loss import output_gradient
 from .quadrature import NODES, Array
 from .site import Backward, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
@@ -68,6 +69,7 @@ class Propagation:
     Attributes:
         gradients: The graph.
         assumptions: What was taken for granted.
+        graph: The graph that is followed (`forward_graph`).
         nodes: The forward nodes that the loss depends on, in order.
         output: The model's output that the loss is taken of.
         values: Moments of each tensor that depends on the example; the value of each that does not.
@@ -76,10 +78,12 @@ class Propagation:
         notes: Approximations.
         full_covariance: For each layer with a weight matrix, whether the covariance between its channels was carried within
             the budget, or only the variance of each.
+        memory: What rules keep from the forward pass for the backward pass.
     """
 
     gradients: GradientGraph
     assumptions: Assumptions
+    graph: ir.Graph
     nodes: tuple[ir.Node, ...]
     output: ir.Value
     values: dict[ir.Value, Operand] = field(default_factory=dict)
@@ -87,19 +91,20 @@ class Propagation:
     shared: dict[ir.Value, ParameterGradient] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
+    memory: dict[ir.Node, object] = field(default_factory=dict, repr=False)
 
     def site(self, node: ir.Node, operands: tuple[Operand, ...], results: tuple[Moments, ...] = ()) -> Site:
         """What a rule sees of `node`."""
         full = self.full_covariance.get(node, False)
-        return Site(node, operands, results, self.assumptions.batch_size, full)
+        return Site(node, operands, results, self.assumptions.batch_size, full, self.memory)
 
 
 def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation:
     """Moments of every value and gradient of `gradients` at the present weights."""
-    output = gradients.onnx.graph.outputs[1]
-    nodes = _ancestors(gradients.onnx.graph, output)
+    graph, output = forward_graph(gradients)
+    nodes = _ancestors(graph, output)
     plan = covariance_plan(nodes, assumptions.budget)
-    state = Propagation(gradients, assumptions, nodes, output, full_covariance=plan)
+    state = Propagation(gradients, assumptions, graph, nodes, output, full_covariance=plan)
     drawing = Drawing(nodes, state.values)
     with np.errstate(all="ignore"):
         _Forward(state, drawing).run()
@@ -130,8 +135,9 @@ class _Forward:
 
     def run(self) -> None:
         for spec in self.state.gradients.source.inputs:
-            value = next(v for v in self.state.gradients.onnx.graph.inputs if v.name == spec.name)
-            self.values[value] = self._input(value)
+            value = next((v for v in self.state.graph.inputs if v.name == spec.name), None)
+            if value is not None:
+                self.values[value] = self._input(value)
         for node in self.state.nodes:
             for value, moments in zip(node.outputs, self._node(node), strict=False):
                 self.values[value] = moments

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from .quadrature import Array
+from .steps import Steps
 from .tokens import TokenCorrelation, TokenResponse, of_sum
 
 __all__ = [
+    "COVARIANCE_LIMIT",
     "Curve",
     "GradientDraws",
     "GradientMoments",
@@ -28,6 +30,9 @@ __all__ = [
     "lag0",
     "white",
 ]
+
+COVARIANCE_LIMIT = 2048
+"""Features beyond which no covariance between them is carried, whatever the budget: it would take more than 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Moments:
         positive: Whether it is known to have no negative elements, as a variance; it is then nearest to a log-normal.
         tokens: Correlation of a sequence's elements; None where the tensor is not known to be one.
         drawn: Draws of it, where they are what is known best.
+        steps: What is known of it as states of a sequence.
     """
 
     mean: Array
@@ -96,6 +102,7 @@ class Moments:
     positive: bool = False
     tokens: TokenCorrelation | None = None
     drawn: ValueDraws | None = None
+    steps: Steps | None = None
 
     @property
     def second(self) -> Array:
@@ -134,6 +141,7 @@ class GradientMoments:
         tokens: Correlation of the elements of a sequence's gradient; None where the tensor is not known to be one.
         response: The hessian of a sequence. None counts as 0.
         drawn: Draws of it that belong to those of the value, on the way back from where values were drawn.
+        steps: What is known of it as gradients of the states of a sequence.
     """
 
     mean: Array
@@ -147,6 +155,7 @@ class GradientMoments:
     tokens: TokenCorrelation | None = None
     response: TokenResponse | None = None
     drawn: GradientDraws | None = None
+    steps: Steps | None = None
 
     @property
     def second(self) -> Array:
@@ -175,10 +184,11 @@ class GradientMoments:
         covariance: Array | None = None,
         hessian: Array | None = None,
         tokens: TokenCorrelation | None = None,
+        steps: Steps | None = None,
     ) -> GradientMoments:
         """Moments of independent examples."""
         none, flat = np.zeros(mean.shape[:1]), np.zeros(mean.shape)
-        return cls(mean, variance, covariance, none, flat, hessian=hessian, tokens=tokens)
+        return cls(mean, variance, covariance, none, flat, hessian=hessian, tokens=tokens, steps=steps)
 
     def with_draws(self, drawn: GradientDraws) -> GradientMoments:
         """The same, with draws of it."""
@@ -207,6 +217,7 @@ class GradientMoments:
             ),
             functools.reduce(TokenResponse.__add__, responses) if responses else None,
             None if self.drawn is None or other.drawn is None else self.drawn + other.drawn,
+            None if self.steps is None or other.steps is None else self.steps + other.steps,
         )
 
 

@@ -25,6 +25,7 @@ def _text_graph(
     loss: str = "mse",
     gain: float = 1.0,
     given: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    trained: Sequence[str] = (),
     **shapes: Sequence[int],
 ) -> GradientGraph:
     rng = np.random.default_rng(0)
@@ -42,7 +43,7 @@ def _text_graph(
         model.graph.register_initializer(value)
     for index, node in enumerate(model.graph):
         node.name = f"{node.op_type}_{index}"
-    return GradientGraph.of(TrainableModel(model, tuple(weights)), loss)
+    return GradientGraph.of(TrainableModel(model, (*weights, *trained)), loss)
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..budget import COVARIANCE_LIMIT
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
-from ..state import GradientMoments, Moments, ParameterGradient
+from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
 from .sequence import dense, dense_backward, sequence, summed, weight_gradient
 
 __all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward"]

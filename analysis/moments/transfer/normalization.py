@@ -12,6 +12,7 @@ one example's features: centring is exact, and the projection along xhat takes t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient, lag0
+from ..steps import Steps
 from ..tokens import of_sum
 from . import sequence_norm
 
@@ -261,7 +263,13 @@ def dropout_forward(site: Site) -> Sequence[Moments]:
     added = x.second * (1.0 / kept - 1.0)
     variance = x.variance + added
     tokens = of_sum([(x.tokens, x.variance), (None, added)], variance)
-    y = Moments(x.mean, variance, _with_noise(x.covariance, added), tokens=tokens)
+    y = Moments(
+        x.mean,
+        variance,
+        _with_noise(x.covariance, added),
+        tokens=tokens,
+        steps=_steps_with_noise(x.steps, added),
+    )
     return [y] * len(site.node.outputs)
 
 
@@ -281,6 +289,7 @@ def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
             hessian=dy.hessian,
             tokens=of_sum([(dy.tokens, dy.variance), (None, added)], variance),
             response=dy.response,
+            steps=_steps_with_noise(dy.steps, added),
         )
     ]
 
@@ -307,6 +316,16 @@ def _with_noise(covariance: Array | None, added: Array) -> Array | None:
     noisy = covariance.copy()
     noisy[lag0(added.ndim)] += added.mean(tuple(range(1, added.ndim)))
     return noisy
+
+
+def _steps_with_noise(steps: Steps | None, added: Array) -> Steps | None:
+    if steps is None:
+        return None
+    step, feature = np.divmod(steps.place, steps.features)
+    within, across = steps.within.copy(), steps.across.copy()
+    within[step, feature, feature] += added
+    across[step, step, feature] += added
+    return replace(steps, within=within, across=across)
 
 
 def _kept(site: Site) -> float:

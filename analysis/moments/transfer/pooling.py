@@ -24,6 +24,7 @@ from ..errors import UnknownTransferError
 from ..quadrature import NODES, WEIGHTS, Array, expectation
 from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments, lag0
+from ..steps import numbered
 from ..tokens import MATRIX_LIMIT, TokenCorrelation
 from .convolution import Geometry, at_lag0, spread, strided, through_taps
 from .sequence import dense, dense_backward, mean_of_tokens, mean_of_tokens_backward, sequence
@@ -71,6 +72,8 @@ def mean_forward(site: Site) -> Sequence[Moments]:
     if x.mean.ndim > 1 and x.tokens is None and axes == tuple(range(1, x.mean.ndim)):
         return global_mean_forward(site)
     keep, count = _keeps_axes(site), np.prod([x.shape[axis] for axis in axes])
+    if _over_steps(x, axes):
+        return [_mean_over_steps(x, keep)]
     if x.mean.ndim > 1 and (tokens := _pooled_sequence(x, axes)) is not None:
         return [_mean_of_tokens(x, tokens, keep)]
     if _pools_features(x, axes):
@@ -123,6 +126,8 @@ def mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     """dy / n at every element that was averaged."""
     dy, x, axes = gradients[0], site.x, _averaged_axes(site)
     assert dy is not None
+    if _over_steps(x, axes):
+        return [_spread_over_steps(x, dy)]
     if x.mean.ndim > 1 and (tokens := _pooled_sequence(x, axes)) is not None:
         return [mean_of_tokens_backward(dy, tokens, x.shape)]
     if _pools_features(x, axes):
@@ -141,6 +146,31 @@ def mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     same = np.ones((mean.size, mean.size))
     hessian = None if dy.hessian is None else same * dy.hessian / count**2
     return [GradientMoments.of(mean, variance, same * variance, hessian)]
+
+
+def _over_steps(x: Moments, axes: tuple[int, ...]) -> bool:
+    """Whether states of a sequence are averaged over all of its steps, and what remains are the features."""
+    return x.steps is not None and x.mean.ndim == 2 and axes == (0,) and x.steps.is_in_order()
+
+
+def _mean_over_steps(x: Moments, keep: bool) -> Moments:
+    assert x.steps is not None
+    mean, covariance = x.mean.mean(0, keepdims=keep), x.steps.mean_over_steps()
+    return Moments(mean, np.diag(covariance).reshape(mean.shape), None if keep else covariance)
+
+
+def _spread_over_steps(x: Moments, dy: GradientMoments) -> GradientMoments:
+    """Every step receives the same, a share of dy."""
+    count, features = x.shape
+    covariance = np.diag(dy.variance.reshape(-1)) if dy.mean.ndim > 1 else dy.known_covariance / count**2
+    within = np.broadcast_to(covariance, (count, features, features))
+    across = np.broadcast_to(np.diag(covariance), (count, count, features))
+    # What a step receives moves with the mean, so with each step by the same share.
+    hessian = None if dy.hessian is None else np.broadcast_to(dy.hessian / count**2, within.shape)
+    mean, variance = (
+        np.broadcast_to(part / count**power, x.shape) for part, power in ((dy.mean, 1), (dy.variance, 2))
+    )
+    return GradientMoments.of(mean, variance, steps=numbered(within, across, x.shape, hessian))
 
 
 def _averaged_axes(site: Site) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from ..elementwise_op import evaluate_node
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
-from ..state import GradientMoments, Moments, ParameterGradient
+from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
+from ..steps import Steps
 from .sequence_moves import moved_back, moved_forward
 
 __all__ = ["backward", "forward", "moved_indices", "static_backward"]
@@ -24,7 +25,9 @@ def forward(site: Site) -> Sequence[Moments]:
     variances = _flat(site, lambda x: x.variance)
     indices = _indices(site.node, site.operands)
     moved = [Moments(means[index], variances[index]) for index in indices]
-    if len(site.varying) == 1 and (x := site.moments(site.varying[0])).tokens is not None:
+    if len(site.varying) == 1 and (x := site.moments(site.varying[0])).steps is not None:
+        return [_moved_steps(index, x.steps, y) for index, y in zip(indices, moved, strict=True)]
+    if len(site.varying) == 1 and x.tokens is not None:
         return [moved_forward(index, x, y) for index, y in zip(indices, moved, strict=True)]
     shared = _same_elements(site)
     if shared is None:
@@ -32,10 +35,19 @@ def forward(site: Site) -> Sequence[Moments]:
     return [replace(y, covariance=shared.covariance) if y.shape == shared.shape else y for y in moved]
 
 
+def _moved_steps(index: Array, known: Steps, y: Moments) -> Moments:
+    """With what is known of the elements as states of a sequence."""
+    if np.any(index < 0):
+        return y
+    steps = known.moved(known.place.reshape(-1)[index])
+    covariance = steps.matrix() if index.ndim == 1 and index.size <= COVARIANCE_LIMIT else None
+    return replace(y, covariance=covariance, steps=steps)
+
+
 def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """An element receives the sum of what its copies receive."""
     same = _same_elements(site)
-    if same is not None and same.tokens is None and gradients[0] is not None:
+    if same is not None and same.tokens is None and same.steps is None and gradients[0] is not None:
         shape, channels = same.shape, same.shape[:1]
         dy = gradients[0]
         kept = dy.cancelled if dy.cancelled.shape == channels else np.zeros(channels)
@@ -55,10 +67,10 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         if gradient is not None:
             np.add.at(mean, index.reshape(-1), gradient.mean.reshape(-1))
             np.add.at(variance, index.reshape(-1), gradient.variance.reshape(-1))
-    ends = np.cumsum(sizes)
+    ends, steps = np.cumsum(sizes), _steps_of_gradient(site, gradients)
     received: list[Contribution] = [
         GradientMoments.of(
-            mean[end - size : end].reshape(x.shape), variance[end - size : end].reshape(x.shape)
+            mean[end - size : end].reshape(x.shape), variance[end - size : end].reshape(x.shape), steps=steps
         )
         if isinstance(x, Moments)
         else None
@@ -86,6 +98,24 @@ def _as_sequence(
         parts.append(moved_back(index, x, dy, part))
     received[position] = functools.reduce(lambda a, b: a + b, parts) if parts else None
     return received
+
+
+def _steps_of_gradient(site: Site, gradients: Sequence[GradientMoments | None]) -> Steps | None:
+    """What is known of the input's gradient as one of states of a sequence, where all elements go back to one."""
+    dy, indices = gradients[0], _indices(site.node, site.operands)
+    if len(site.varying) != 1 or len(gradients) != 1 or dy is None or np.any(indices[0] < 0):
+        return None
+    x = site.moments(site.varying[0])
+    if x.steps is None:
+        return None
+    if dy.covariance is not None and dy.mean.ndim == 1:
+        moved = x.steps.moved(x.steps.place.reshape(-1)[indices[0]])
+        return moved.of_matrix(dy.covariance, dy.hessian).moved(x.steps.place)
+    if dy.steps is None or indices[0].size != x.mean.size:
+        return None
+    place = np.empty(x.mean.size, np.int64)
+    place[indices[0].reshape(-1)] = dy.steps.place.reshape(-1)
+    return dy.steps.moved(place.reshape(x.shape))
 
 
 def static_backward(site: Site, gradients: Sequence[ParameterGradient | None]) -> Sequence[Contribution]:

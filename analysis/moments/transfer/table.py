@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ....graph.recurrence import RECURRENT
 from ..site import Transfer
-from . import convolution, embedding, linear, normalization, pooling, shape
+from . import convolution, embedding, linear, normalization, pooling, recurrent, shape
 
 __all__ = ["MOVES", "TABLE"]
 
@@ -35,6 +36,8 @@ TABLE: Mapping[str, Transfer] = {
     "Gemm": Transfer(linear.gemm_forward, linear.gemm_backward),
     "MatMul": Transfer(linear.matmul_forward, linear.matmul_backward),
     "Conv": Transfer(convolution.forward, convolution.backward),
+    # recurrence
+    **dict.fromkeys(RECURRENT, Transfer(recurrent.forward, recurrent.backward)),
     # normalisation
     "BatchNormalization": Transfer(normalization.batch_norm_forward, normalization.batch_norm_backward),
     "LayerNormalization": Transfer(normalization.layer_norm_forward, normalization.layer_norm_backward),

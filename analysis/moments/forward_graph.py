@@ -1,0 +1,30 @@
+"""The graph whose nodes the moments follow.
+
+It is the gradient graph itself, except where that has recurrent nodes written out or turned into loops: their rules need the
+nodes, and so the forward part is made anew with them.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ...graph.builder import Builder
+from ...graph.gradient_graph import GradientGraph
+from ...graph.lowering import infer_shapes, lower
+from ...graph.recurrence import RECURRENT
+from ...graph.training_form import apply_training_form
+
+__all__ = ["forward_graph"]
+
+
+def forward_graph(gradients: GradientGraph) -> tuple[ir.Graph, ir.Value]:
+    """The graph, in training form, and the output that the loss is taken of. Values keep their names."""
+    source = gradients.source.onnx
+    graphs = [source.graph, *(function.graph for function in source.functions.values())]
+    if not any(node.op_type in RECURRENT for graph in graphs for node in graph):
+        return gradients.onnx.graph, gradients.onnx.graph.outputs[1]
+    model = source.clone()
+    lower(model, keep=RECURRENT)
+    apply_training_form(Builder(model.graph))
+    infer_shapes(model)
+    return model.graph, model.graph.outputs[0]

@@ -1,0 +1,8 @@
+"""RNN, LSTM and GRU nodes: their states through time, and the gradients of weights that every step shares.
+
+Of one step the covariance of all states is carried where the budget allows; between steps that of each channel with itself.
+"""
+
+from .layer import backward, forward
+
+__all__ = ["backward", "forward"]

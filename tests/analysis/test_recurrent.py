@@ -1,0 +1,162 @@
+"""Recurrent layers: the cells' slopes, Gaussian expectations, and predicted against measured gradients."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradfuse.analysis.moments import Assumptions, Moments, propagate
+from gradfuse.analysis.moments.transfer.recurrent.cells import ACTIVATIONS, CELLS
+from gradfuse.analysis.moments.transfer.recurrent.statistics import expectations
+from gradfuse.graph import GradientGraph
+
+INPUTS, HIDDEN, STEPS, CLASSES = 8, 24, 9, 10
+GATES = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
+"""PyTorch's number of each of ONNX's gates."""
+
+
+class Network(nn.Module):
+    def __init__(self, kind: str, layers: int, mean: bool, both: bool = False) -> None:
+        super().__init__()
+        self.kind, self.layers, self.mean = kind, layers, mean
+        self.directions = 2 if both else 1
+        self.cells = getattr(nn, kind)(INPUTS, HIDDEN, layers, bidirectional=both)
+        self.head = nn.Linear(HIDDEN * self.directions, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, _ = self.cells(x)
+        return self.head(states.mean(0) if self.mean else states[-1])  # type: ignore[no-any-return]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters as ONNX has them."""
+        found = {"v": self.head.weight.detach().numpy(), "c": self.head.bias.detach().numpy()}
+        for layer in range(self.layers):
+            ends = [f"l{layer}", f"l{layer}_reverse"][: self.directions]
+            found[f"w{layer}"] = np.stack([self._gates(f"weight_ih_{end}") for end in ends])
+            found[f"r{layer}"] = np.stack([self._gates(f"weight_hh_{end}") for end in ends])
+            biases = [[self._gates(f"bias_{part}_{end}") for part in ("ih", "hh")] for end in ends]
+            found[f"b{layer}"] = np.stack([np.concatenate(pair) for pair in biases])
+        return found
+
+    def _gates(self, name: str) -> np.ndarray:
+        parts = np.split(getattr(self.cells, name).detach().numpy(), len(GATES[self.kind]))
+        return np.concatenate([parts[gate] for gate in GATES[self.kind]])
+
+    def body(self) -> str:
+        direction = "bidirectional" if self.directions == 2 else "forward"
+        attributes = f'hidden_size={HIDDEN}, direction="{direction}"'
+        attributes += ", linear_before_reset=1" if self.kind == "GRU" else ""
+        lines, x = [], "x"
+        for i in range(self.layers):
+            lines += [f"y{i} = {self.kind}<{attributes}>({x}, w{i}, r{i}, b{i})"]
+            lines += [f"t{i} = Transpose<perm=[0,2,1,3]>(y{i}) u{i} = Reshape(t{i}, shape)"]
+            x = f"u{i}"
+        taken = "ReduceMean<keepdims=0>" if self.mean else "Gather<axis=0>"
+        return " ".join([*lines, f"s = {taken}({x}, which) y = Gemm<transB=1>(s, v, c)"])
+
+
+def graph_of(network: Network, text_graph: Callable[..., GradientGraph]) -> GradientGraph:
+    given = network.arrays()
+    given["shape"] = np.array([STEPS, -1, HIDDEN * network.directions])
+    given["which"] = np.array([0]) if network.mean else np.array(STEPS - 1)
+    return text_graph(
+        network.body(),
+        f"float[{STEPS},batch,{INPUTS}]",
+        loss="cross-entropy",
+        given=given,
+        trained=tuple(network.arrays()),
+    )
+
+
+def measured(network: Network, batches: int = 64, batch_size: int = 32) -> dict[str, float]:
+    """RMS of the gradients over batches of N(0, 1) inputs with random labels."""
+    generator, squares = torch.Generator().manual_seed(1), dict[str, list[float]]()
+    for _ in range(batches):
+        x = torch.randn(STEPS, batch_size, INPUTS, generator=generator)
+        labels = torch.randint(CLASSES, (batch_size,), generator=generator)
+        network.zero_grad()
+        nn.functional.cross_entropy(network(x), labels).backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            kind, _, end = name.rpartition("_l")
+            short = {
+                "cells.weight_ih": "w",
+                "cells.weight_hh": "r",
+                "cells.bias_ih": "b",
+                "cells.bias_hh": "b",
+            }
+            key = short[kind] + end[0] if kind in short else {"head.weight": "v", "head.bias": "c"}[name]
+            squares.setdefault(key, []).append(parameter.grad.square().mean().item())
+    return {name: math.sqrt(np.mean(values)) for name, values in squares.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "mean", "both"),
+    [
+        ("RNN", 1, False, False),
+        ("RNN", 2, True, False),
+        ("LSTM", 2, False, False),
+        ("LSTM", 1, True, False),
+        ("GRU", 2, True, False),
+        ("GRU", 1, False, False),
+        ("LSTM", 1, True, True),
+    ],
+)
+@pytest.mark.parametrize("budget", [10.0, 0.0], ids=["full", "per-channel"])
+def test_parameters(
+    text_graph: Callable[..., GradientGraph], kind: str, layers: int, mean: bool, both: bool, budget: float
+) -> None:
+    torch.manual_seed(4)
+    network = Network(kind, layers, mean, both)
+    state = propagate(graph_of(network, text_graph), Assumptions(budget=budget))
+    assert [note.text for note in state.notes] == []
+    predicted = {value.name: math.sqrt(gradient.mean_square(32)) for value, gradient in state.shared.items()}
+    factors = {name: predicted[name] / rms for name, rms in measured(network).items()}
+    limit = 1.25 if budget else 1.5
+    assert all(1 / limit < factor < limit for factor in factors.values()), factors
+
+
+def test_states_of_every_step(text_graph: Callable[..., GradientGraph]) -> None:
+    torch.manual_seed(5)
+    network = Network("LSTM", 2, mean=False)
+    state = propagate(graph_of(network, text_graph), Assumptions())
+    states = next(m for value, m in state.values.items() if value.name == "u1")
+    assert isinstance(states, Moments)
+    with torch.no_grad():
+        h, _ = network.cells(torch.randn(STEPS, 4000, INPUTS))
+    assert states.mean == pytest.approx(h.mean(1).numpy(), abs=0.01)
+    assert states.variance.mean(1) == pytest.approx(h.var(1).mean(1).numpy(), rel=0.05)
+
+
+@pytest.mark.parametrize("op_type", list(CELLS))
+def test_slopes_of_a_cell(op_type: str) -> None:
+    cell, rng = CELLS[op_type], np.random.default_rng(0)
+    activations = [ACTIVATIONS[name] for name in cell.activations]
+    local = rng.standard_normal((cell.locals, 5))
+    _, slopes = cell.evaluate(local, activations)
+    for index in range(cell.locals):
+        step = np.zeros_like(local)
+        step[index] = 1e-6
+        above, below = (cell.evaluate(local + sign * step, activations)[0] for sign in (1.0, -1.0))
+        assert slopes[:, index] == pytest.approx((above - below) / 2e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("op_type", list(CELLS))
+def test_expectations_of_a_cell(op_type: str) -> None:
+    """Against 200 000 random draws."""
+    cell, rng = CELLS[op_type], np.random.default_rng(0)
+    activations = [ACTIVATIONS[name] for name in cell.activations]
+    root = 0.5 * rng.standard_normal((cell.locals, cell.locals))
+    mean = 0.3 * rng.standard_normal((cell.locals, 1))
+    found = expectations(cell, activations, mean, (root @ root.T)[None])
+    state, slope = cell.evaluate(mean + root @ rng.standard_normal((cell.locals, 200_000)), activations)
+    assert found.mean[:, 0] == pytest.approx(state.mean(1), abs=0.01)
+    assert found.covariance[0] == pytest.approx(np.cov(state).reshape(found.covariance[0].shape), abs=0.01)
+    assert found.slope[0] == pytest.approx(slope.mean(2), abs=0.01)
+    square = np.einsum("qpn,rsn->qprs", slope, slope) / slope.shape[2]
+    assert found.slope_square[0] == pytest.approx(square, abs=0.02)
+    together = np.einsum("qn,rpn->qrp", state - state.mean(1, keepdims=True), slope) / slope.shape[2]
+    assert found.slope_with_state[0] == pytest.approx(together, abs=0.01)
