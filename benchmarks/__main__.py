@@ -10,6 +10,7 @@ BENCHMARKS = {
     "kernels": "gradients of single ops, each written in several ways",
     "analysis": "predicted against measured gradients, and the time of a report",
     "verdict": "how often the verdict of a report is right, and whether the first remedy helps",
+    "fuses": "what the fuse plan does for trainings, and what fuses cost",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 import torch
 from torch import nn
 
 from gradfuse.analysis import analyse
-from gradfuse.graph import GradientGraph, evaluate, insert_fuses
+from gradfuse.analysis.recurrence import recurrences
+from gradfuse.graph import ALL_PARAMETERS, Fuse, GradientGraph, evaluate, insert_fuses
 
 from .analysis_networks import gradient_graph, mlp
 
@@ -45,6 +47,41 @@ def test_a_healthy_model_gets_no_fuse() -> None:
     torch.manual_seed(0)
     for activation, gain in ((nn.ReLU, math.sqrt(2.0)), (nn.Tanh, 1.0), (nn.GELU, None)):
         assert analyse(gradient_graph(mlp(activation, depth=6, gain=gain), (16,))).fuses == []
+
+
+@pytest.mark.parametrize(("radius", "steps", "planned"), [(1.4, 30, True), (1.4, 5, False), (1.0, 30, False)])
+def test_a_recurrence_that_could_explode_is_fused_at_the_predicted_norm(
+    text_graph: Callable[..., GradientGraph], radius: float, steps: int, planned: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((12, 12)) / 12**0.5
+    matrix *= radius / np.abs(np.linalg.eigvals(matrix)).max()
+    graph = text_graph(
+        "t = Transpose <perm = [1, 0, 2]> (x) hs, h = RNN <hidden_size = 12> (t, w, r) s = Squeeze (h, axis) y = MatMul (s, v)",
+        x=f"float[batch,{steps},3]",
+        given={"r": matrix[None].astype(np.float32), "axis": np.array([0])},
+        w=(1, 12, 3),
+        v=(12, 10),
+    )
+    report = analyse(graph)
+    assert report.summary.verdict in ("stable", "vanishes")
+    (found,) = recurrences(graph)
+    assert (found.parameter, found.steps) == ("r", steps)
+    assert found.radius == pytest.approx(radius, rel=1e-5)
+    assert found.growth == pytest.approx(radius**steps, rel=1e-3)
+    expected = [Fuse("global-norm", ALL_PARAMETERS, max(1.0, float(f"{report.summary.global_norm:.1e}")))]
+    assert report.fuses == (expected if planned else [])
+    assert all("r has a spectral radius of 1.40, which over 30 steps" in fuse.reason for fuse in report.fuses)
+
+
+def test_weights_that_are_used_once_are_no_recurrence(relu_stack: Callable[..., GradientGraph]) -> None:
+    assert recurrences(relu_stack(16, 3.0)) == []
+
+
+def test_every_planned_fuse_has_its_reason(relu_stack: Callable[..., GradientGraph]) -> None:
+    flow, norm = analyse(relu_stack(40, 5.0)).fuses
+    assert "its square overflows float32" in flow.reason
+    assert "-fold" in norm.reason
 
 
 def test_one_fuse_keeps_a_badly_initialised_network_finite(relu_stack: Callable[..., GradientGraph]) -> None:
