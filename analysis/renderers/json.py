@@ -36,7 +36,7 @@ def render_json(report: ReportContents) -> str:
         ],
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
         "fuses": [
-            {"name": fuse.name, "kind": fuse.kind, "target": fuse.target, "threshold": fuse.threshold}
+            {key: getattr(fuse, key) for key in ("name", "kind", "target", "threshold", "reason")}
             for fuse in report.fuses
         ],
     }
