@@ -64,12 +64,13 @@ def export(folder: Path, name: str) -> None:
     np.savez(folder / f"{name}.npz", **(data | dict(step.initial)))
 
 
-def make_environment(folder: Path) -> Path:
-    """A virtual environment with the newest onnxruntime; returns its Python."""
+def make_environment(folder: Path, *packages: str) -> Path:
+    """A virtual environment with the newest onnxruntime, and with these packages; returns its Python."""
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "-qq", "--upgrade", "onnxruntime", "numpy"], check=True)
+    install = [str(python), "-m", "pip", "install", "-qq", "--upgrade", "onnxruntime", "numpy", *packages]
+    subprocess.run(install, check=True)
     return python
 
 
