@@ -12,6 +12,8 @@ BENCHMARKS = {
     "verdict": "how often the verdict of a report is right, and whether the first remedy helps",
     "fuses": "what the fuse plan does for trainings, and what fuses cost",
     "coverage": "which one-layer models get right gradients, against onnxruntime's builder and onnx-ad",
+    "conversion": "time of a conversion, against the framework's own exporter",
+    "large": "memory that a model of more than 2 GB takes",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""

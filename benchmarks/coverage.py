@@ -147,7 +147,7 @@ def export(folder: Path, name: str, module: Any, inputs: list[Any]) -> None:
     import torch
 
     from gradfuse.converters import from_pytorch
-    from gradfuse.converters.torch_dropout import dropout_off
+    from gradfuse.converters.torch_functions import dropout_off
 
     tensors = [torch.as_tensor(array) for array in inputs]
     with dropout_off():

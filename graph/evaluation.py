@@ -19,9 +19,6 @@ Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
 Evaluator: TypeAlias = "Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]"
 """From an array for each input without a default to every output, by name."""
 
-_FED = 1 << 18
-"""Elements from which a weight is handed to onnxruntime as an input: no copy, and no limit of 2 GiB on the graph."""
-
 
 def evaluate(model: ir.Model, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """Every output of `model` by name, computed by onnxruntime, or by ONNX's slow reference evaluator without it.
@@ -42,7 +39,7 @@ def evaluator(model: ir.Model) -> Evaluator:
     Raises:
         ConversionError: onnxruntime refuses the graph; the evaluator raises it where a run fails.
     """
-    light, tensors = without_weights(model, _FED)
+    light, tensors = without_weights(model)
     weights = {name: tensor.numpy() for name, tensor in tensors.items()}
     names = [output.name or "" for output in model.graph.outputs]
     run = _runner(ir.serde.serialize_model(light).SerializeToString())

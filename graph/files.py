@@ -14,9 +14,10 @@ import onnx
 import onnx_ir as ir
 
 from .errors import InputError
+from .rewriting import is_large
 from .source import source_layer
 
-__all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model"]
+__all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model", "with_data"]
 
 MAX_IR_VERSION = 10
 """The newest IR version that onnxruntime-training 1.19 reads."""
@@ -62,7 +63,36 @@ def load_model(path: str | Path) -> ir.Model:
         raise _invalid(path, reason[0] if reason else type(error).__name__) from error
     _check_names(model, path)
     _check_nodes(model, path)
+    _read_small_tensors(model)
     return model
+
+
+def _read_small_tensors(model: ir.Model) -> None:
+    """Take tensors from their files into memory, all but large weights."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and not is_large(value.const_value):
+                value.const_value = _in_memory(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+
+
+def with_data(model: ir.Model) -> ir.Model:
+    """The model with all of its weights in memory, as it must be to stand in one file; itself where they are."""
+    initializers = model.graph.initializers.values()
+    if not any(isinstance(value.const_value, ir.ExternalTensor) for value in initializers):
+        return model
+    clone = model.clone()
+    for value in clone.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _in_memory(value.const_value)
+    return clone
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _invalid(path: Path, reason: str) -> InputError:
@@ -175,7 +205,7 @@ def save_model(model: ir.Model, path: str | Path) -> Path:
     )
     if size <= _EXTERNAL_ABOVE:
         with atomic_path(path) as temporary:
-            ir.save(model, temporary, format="protobuf")
+            ir.save(with_data(model), temporary, format="protobuf")
         return path
     # The weights are written under their final name inside a temporary folder, since the model records that name.
     with atomic_path(path) as temporary:

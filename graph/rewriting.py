@@ -8,7 +8,12 @@ import onnx_ir as ir
 
 from .builder import Tensor
 
-__all__ = ["replace_node", "without_weights"]
+__all__ = ["LARGE", "is_large", "replace_node", "without_weights"]
+
+LARGE = 1 << 18
+"""Elements from which a weight is mapped instead of read, and handed to onnxruntime as an input instead of copied."""
+
+_NUMBERS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
 
 def replace_node(node: ir.Node, results: Sequence[Tensor | None]) -> None:
@@ -24,12 +29,12 @@ def replace_node(node: ir.Node, results: Sequence[Tensor | None]) -> None:
     graph.remove(node, safe=True)
 
 
-def without_weights(model: ir.Model, above: int) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
+def without_weights(model: ir.Model, above: int = LARGE) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
     """A copy whose large initializers are inputs without a value, so that it is small whatever the model's size.
 
     Args:
         model: The model.
-        above: Elements from which an initializer of floating-point numbers is large.
+        above: Elements from which an initializer is large.
 
     Returns:
         The copy, and the tensors by name.
@@ -38,7 +43,7 @@ def without_weights(model: ir.Model, above: int) -> tuple[ir.Model, dict[str, ir
     tensors = {
         name: value.const_value
         for name, value in clone.graph.initializers.items()
-        if value.const_value is not None and _is_large(value.const_value, above)
+        if value.const_value is not None and is_large(value.const_value, above)
     }
     for name in tensors:
         value = clone.graph.initializers.pop(name)
@@ -48,9 +53,6 @@ def without_weights(model: ir.Model, above: int) -> tuple[ir.Model, dict[str, ir
     return clone, tensors
 
 
-def _is_large(tensor: ir.TensorProtocol, above: int) -> bool:
-    return tensor.size >= above and tensor.dtype in (
-        ir.DataType.FLOAT,
-        ir.DataType.DOUBLE,
-        ir.DataType.FLOAT16,
-    )
+def is_large(tensor: ir.TensorProtocol, above: int = LARGE) -> bool:
+    """Whether a tensor holds floating-point numbers, so many that it is better not copied."""
+    return tensor.size >= above and tensor.dtype in _NUMBERS

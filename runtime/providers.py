@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..graph.errors import InputError
-from ..graph.files import save_model
+from ..graph.files import save_model, with_data
 
 __all__ = ["DEVICES", "onnxruntime_for", "open_session"]
 
@@ -67,7 +67,7 @@ def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Any:
     providers = list(dict.fromkeys((DEVICES[device], DEVICES["cpu"])))
     tensors = [value.const_value for value in model.graph.initializers.values()]
     if sum(tensor.nbytes for tensor in tensors if tensor is not None) <= _IN_MEMORY:
-        serialized = ir.serde.serialize_model(model).SerializeToString()
+        serialized = ir.serde.serialize_model(with_data(model)).SerializeToString()
         return onnxruntime.InferenceSession(serialized, options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="gradfuse-") as folder:
         path = save_model(model, Path(folder) / "model.onnx")

@@ -99,8 +99,14 @@ class TrainingSession:
         return self._buffers[self._current]
 
     def copy_state(self) -> dict[str, Array]:
-        """The present state as arrays."""
-        return {name: np.array(value.numpy()) for name, value in self.state.items()}
+        """The present state as arrays of their own."""
+        return {name: np.array(array) for name, array in self.arrays().items()}
+
+    def arrays(self) -> dict[str, Array]:
+        """The present state as arrays, on the CPU without a copy; the next step but one overwrites them."""
+        if self._shared is not None:
+            return dict(self._shared[self._current])
+        return {name: value.numpy() for name, value in self.state.items()}
 
     def drop_subnormals(self) -> None:
         """Set to zero what the optimizer remembers below 1e-30, where its device is the CPU.

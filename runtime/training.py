@@ -259,7 +259,7 @@ class _Training:
             if self._diverged_at is not None:
                 break
             if folder is not None:
-                folder.save_checkpoint(Checkpoint(self._session.copy_state(), epoch, self._step))
+                folder.save_checkpoint(Checkpoint(self._session.arrays(), epoch, self._step))
         return self._end(folder)
 
     def _begin(self, folder: RunFolder | None) -> int:
@@ -330,7 +330,7 @@ class _Training:
         return result
 
     def _end(self, folder: RunFolder | None) -> TrainingResult:
-        state = self._session.copy_state()
+        state = self._session.arrays()
         weights = {name: state[name] for name in (*self._source.parameters, *self._source.state)}
         if self._diverged_at is None and not all(np.isfinite(array).all() for array in weights.values()):
             self._diverged_at = self._step

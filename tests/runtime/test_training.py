@@ -131,6 +131,7 @@ def test_metrics_say_how_the_training_went(model, examples, tmp_path):
     assert status(tmp_path) | {"settings": None} == {
         "schema": "gradfuse-run/1",
         "status": "finished",
+        "parity": "not compared with its source",
         "epoch": 3,
         "step": 9,
         "diverged_at": None,
