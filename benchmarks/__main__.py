@@ -14,6 +14,7 @@ BENCHMARKS = {
     "coverage": "which one-layer models get right gradients, against onnxruntime's builder and onnx-ad",
     "conversion": "time of a conversion, against the framework's own exporter",
     "large": "memory that a model of more than 2 GB takes",
+    "applications": "networks of keras.applications, converted and trained beside Keras",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""

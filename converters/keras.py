@@ -19,7 +19,7 @@ from ..graph.builder import Builder
 from ..graph.errors import ConversionError, GradfuseError, UnsupportedError
 from ..graph.files import MAX_IR_VERSION
 from ..graph.model import TrainableModel
-from ..graph.source import LAYER, describe_node
+from ..graph.source import LAYER
 from .folding import fold_integers
 from .frameworks import require, silenced
 from .keras_call import Signature, call, layers_of, signature_of, variables
@@ -27,6 +27,7 @@ from .keras_layers import traced_layers
 from .keras_markers import Markers
 from .opset import check_opset, to_opset
 from .parity import Array
+from .tensorflow_graph import check_ops, mark_stopped, name_signature, restore_variables
 from .tensorflow_ops import HANDLERS
 
 __all__ = ["from_keras"]
@@ -61,11 +62,12 @@ def from_keras(model: Any, examples: Sequence[Array] | None = None, *, opset: in
     converted.ir_version = MAX_IR_VERSION
     converted.opset_imports.pop("ai.onnx.ml", None)
     graph = converted.graph
-    _restore_variables(graph, names)
+    restore_variables(graph, {name: np.array(variable.numpy()) for name, variable in names.items()})
+    mark_stopped(graph)
     _complete_nodes(graph, model, markers)
-    _name_signature(graph, signature)
+    name_signature(graph, signature.names, signature.outputs)
     fold_integers(converted)
-    _check_ops(graph)
+    check_ops(graph)
     trained = {id(variable) for variable in model.trainable_variables}
     kept = [
         name for name, variable in names.items() if id(variable) in trained and name in graph.initializers
@@ -97,8 +99,8 @@ def _to_onnx(model: Any, signature: Signature, variables: Sequence[Any], markers
                 opset=_OPSET,
                 custom_op_handlers={op: (handler, []) for op, handler in handlers.items()},
             )
-    except GradfuseError:
-        raise
+    except GradfuseError as error:
+        raise _as_raised(error) from None
     except Exception as error:  # whatever the model's own code raises
         raise ConversionError(
             f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {_reason(error)}",
@@ -106,6 +108,13 @@ def _to_onnx(model: Any, signature: Signature, variables: Sequence[Any], markers
         ) from error
     converted: onnx.ModelProto = proto
     return converted
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """An error of ours before Keras wrapped it, once for each layer around, in an account of the arguments."""
+    while isinstance(error.__context__, GradfuseError):
+        error = error.__context__
+    return error
 
 
 def _reason(error: Exception) -> str:
@@ -125,16 +134,6 @@ def _refuse_other_state(model: Any, values: Mapping[int, Any], state: Sequence[A
                 expected="no layer with random numbers or state of its own but dropout, noise and BatchNormalization",
                 remedy="remove the layer",
             )
-
-
-def _restore_variables(graph: ir.Graph, names: Mapping[str, Any]) -> None:
-    """Turn the inputs that stand for variables into initializers of their names."""
-    inputs = {value.name: value for value in graph.inputs}
-    for index, (name, variable) in enumerate(names.items()):
-        value = inputs[f"variable_{index}"]
-        graph.inputs.remove(value)
-        value.name, value.const_value = name, ir.tensor(np.array(variable.numpy()), name=name)
-        graph.register_initializer(value)
 
 
 def _complete_nodes(graph: ir.Graph, model: Any, markers: Markers) -> None:
@@ -157,27 +156,3 @@ def _clean(name: str, model: str, builder: Builder) -> str:
     parts = [_SCOPE.sub("", part) for part in name.split("/")]
     clean = "/".join(parts[1:] if len(parts) > 1 and parts[0] == model else parts)
     return name if clean == name else builder.unique_name(clean)
-
-
-def _name_signature(graph: ir.Graph, signature: Signature) -> None:
-    """Names of inputs and outputs as in the model, where it has them, and `batch` for the length of axis 0."""
-    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
-    for values, names in ((graph.inputs, signature.names), (graph.outputs, signature.outputs)):
-        for value, name in zip(values, names, strict=False):
-            if name not in taken:
-                taken.add(name)
-                value.name = name
-    for value in (*graph.inputs, *graph.outputs):
-        if value.shape is not None and len(value.shape):
-            value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
-
-
-def _check_ops(graph: ir.Graph) -> None:
-    """Raise ConversionError if tf2onnx left an op in the graph that it could not convert."""
-    for node in graph:
-        if node.domain == "" and not onnx.defs.has(node.op_type):
-            raise ConversionError(
-                f"tf2onnx cannot convert {describe_node(node)}",
-                expected="TensorFlow ops with a counterpart in ONNX",
-                remedy="replace the layer",
-            )

@@ -14,7 +14,16 @@ from .frameworks import require
 from .keras_layers import without_randomness
 from .parity import Array, DrawTarget, Reference
 
-__all__ = ["Signature", "call", "example_for", "layers_of", "reference", "signature_of", "variables"]
+__all__ = [
+    "TENSORFLOW_LOSSES",
+    "Signature",
+    "call",
+    "example_for",
+    "layers_of",
+    "reference",
+    "signature_of",
+    "variables",
+]
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def reference(model: Any, inputs: Sequence[Array], loss: str, draw_target: DrawT
         tape.watch(trained)
         outputs, state = call(model, structure, values, [tf.constant(array) for array in inputs])
         target = draw_target(outputs[0].numpy())
-        scalar = _LOSSES[loss](tf, outputs[0], target)
+        scalar = TENSORFLOW_LOSSES[loss](tf, outputs[0], target)
     gradients = tape.gradient(scalar, trained)
     return Reference(
         outputs=[output.numpy() for output in outputs],
@@ -192,9 +201,10 @@ def reference(model: Any, inputs: Sequence[Array], loss: str, draw_target: DrawT
     )
 
 
-_LOSSES: Mapping[str, Callable[[Any, Any, Array], Any]] = {
+TENSORFLOW_LOSSES: Mapping[str, Callable[[Any, Any, Array], Any]] = {
     "cross-entropy": lambda tf, output, target: tf.reduce_mean(
         tf.nn.sparse_softmax_cross_entropy_with_logits(target, output)
     ),
     "mse": lambda tf, output, target: tf.reduce_mean(tf.square(output - target)),
 }
+"""The losses of the parity check, from TensorFlow, an output and a target."""

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..graph.errors import ParityError
-from ..graph.evaluation import evaluate
+from ..graph.evaluation import evaluate, evaluator
 from ..graph.gradient_graph import GradientGraph
 from ..graph.model import FROZEN, TensorSpec, TrainableModel
 
@@ -88,7 +88,7 @@ def check_parity(
     *,
     tolerance: float = 1e-4,
     seed: int = 0,
-    batch: int | None = None,
+    batches: Sequence[int] = (),
 ) -> ParityResult:
     """Compare a converted model with its source.
 
@@ -98,26 +98,25 @@ def check_parity(
         examples: An example for each input: its shape, and for integers its largest value, bound what is drawn.
         tolerance: The largest relative error allowed.
         seed: Seed of inputs and targets.
-        batch: Number of examples drawn; by default 5, or 7 where the example's is 5.
+        batches: Numbers of examples drawn, one after the other; by default 5, or 7 where the example's is 5.
 
     Raises:
         ParityError: They differ; the error names the array and both numbers.
     """
     rng = np.random.default_rng(seed)
-    size = batch or (5 if len(examples[0]) != 5 else 7)
-    inputs = [_draw(rng, size, np.asarray(example)) for example in examples]
     loss = loss_for(model.outputs[0])
-    theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
     graph = GradientGraph.of(_without_dropout(model), loss)
-    feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
-    if graph.target is not None:
-        feeds[graph.target.name] = theirs.target
-    ours = evaluate(graph.onnx, feeds)
-    noisy = evaluate(graph.onnx, _with_rounding_errors(rng, model, feeds))
-    errors = {
-        what: _checked_error(what, ours.get(name), noisy.get(name), their_array, model.framework, tolerance)
-        for what, name, their_array in _pairs(graph, theirs)
-    }
+    run, errors = evaluator(graph.onnx), dict[str, float]()
+    for size in batches or (5 if len(examples[0]) != 5 else 7,):
+        inputs = [_draw(rng, size, np.asarray(example)) for example in examples]
+        theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
+        feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
+        if graph.target is not None:
+            feeds[graph.target.name] = theirs.target
+        ours, noisy = run(feeds), run(_with_rounding_errors(rng, model, feeds))
+        for what, name, array in _pairs(graph, theirs):
+            error = _checked_error(what, ours.get(name), noisy.get(name), array, model.framework, tolerance)
+            errors[what] = max(error, errors.get(what, 0.0))
     worst = max(errors, key=errors.__getitem__)
     return ParityResult(worst, errors[worst], tolerance, loss, errors)
 

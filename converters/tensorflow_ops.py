@@ -16,7 +16,10 @@ import numpy as np
 
 from .frameworks import require
 
-__all__ = ["HANDLERS"]
+__all__ = ["HANDLERS", "STOPPED"]
+
+STOPPED = "GradfuseStopGradient"
+"""The type of a node that tf2onnx leaves behind for `tf.stop_gradient`."""
 
 
 def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
@@ -27,6 +30,15 @@ def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
 def _expm1(graph: Any, node: Any, name: str, arguments: Any) -> None:
     node.type = "Exp"
     graph.insert_new_node_on_output("Sub", node.output[0], inputs=[node.output[0], _one(graph, node)])
+
+
+def _log1p(graph: Any, node: Any, name: str, arguments: Any) -> None:
+    node.type = "Log"
+    graph.insert_new_node_on_input(node, "Add", [node.input[0], _one(graph, node)])
+
+
+def _stop_gradient(graph: Any, node: Any, name: str, arguments: Any) -> None:
+    node.type = STOPPED
 
 
 def _one(graph: Any, node: Any) -> Any:
@@ -115,6 +127,8 @@ def _transposed(graph: Any, node: Any, tensor: str, perm: list[int]) -> str:
 HANDLERS: Mapping[str, Callable[..., None]] = {
     "Erfc": _erfc,
     "Expm1": _expm1,
+    "Log1p": _log1p,
+    "StopGradient": _stop_gradient,
     "ReverseV2": _reverse,
     "Conv2DBackpropInput": _conv_transpose,
     "Conv3DBackpropInputV2": _conv_transpose,

@@ -119,8 +119,10 @@ def _outcomes(names: tuple[str, ...]) -> dict[str, Outcome]:
         examples=[tensor.numpy() for tensor in example],
         tolerance=TOLERANCE,
     )
-    results = [check(model, batch=batch) for batch in BATCHES if batch >= rows[0].least]
-    results.append(check(_of_batch(model, BATCHES[-1]), batch=BATCHES[-1]))
+    results = [
+        check(model, batches=[batch for batch in BATCHES if batch >= rows[0].least]),
+        check(_of_batch(model, BATCHES[-1]), batches=BATCHES[-1:]),
+    ]
     return {name: _of_row(index, model, results) for index, name in enumerate(names)}
 
 

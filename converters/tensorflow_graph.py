@@ -1,0 +1,57 @@
+"""What tf2onnx makes of a TensorFlow graph, put in order: variables, names, and no op left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from ..graph.errors import ConversionError
+from ..graph.model import STOP_GRADIENT
+from ..graph.source import describe_node
+from .parity import Array
+from .tensorflow_ops import STOPPED
+
+__all__ = ["check_ops", "mark_stopped", "name_signature", "restore_variables"]
+
+
+def restore_variables(graph: ir.Graph, arrays: Mapping[str, Array]) -> None:
+    """Turn the inputs `variable_0`, `variable_1`, ... into initializers of these names and values."""
+    inputs = {value.name: value for value in graph.inputs}
+    for index, (name, array) in enumerate(arrays.items()):
+        value = inputs[f"variable_{index}"]
+        graph.inputs.remove(value)
+        value.name, value.const_value = name, ir.tensor(array, name=name)
+        graph.register_initializer(value)
+
+
+def mark_stopped(graph: ir.Graph) -> None:
+    """Make what is left of each `tf.stop_gradient` an Identity that passes no gradient."""
+    for node in graph:
+        if node.op_type == STOPPED:
+            node.op_type, node.metadata_props[STOP_GRADIENT] = "Identity", "true"
+
+
+def name_signature(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Names of inputs and outputs as in the model, where it has them, and `batch` for the length of axis 0."""
+    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+    for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        for value, name in zip(values, names, strict=False):
+            if name not in taken:
+                taken.add(name)
+                value.name = name
+    for value in (*graph.inputs, *graph.outputs):
+        if value.shape is not None and len(value.shape):
+            value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
+
+
+def check_ops(graph: ir.Graph) -> None:
+    """Raise ConversionError if tf2onnx left an op in the graph that it could not convert."""
+    for node in graph:
+        if node.domain == "" and not onnx.defs.has(node.op_type):
+            raise ConversionError(
+                f"tf2onnx cannot convert {describe_node(node)}",
+                expected="TensorFlow ops with a counterpart in ONNX",
+                remedy="replace the layer",
+            )
