@@ -76,7 +76,9 @@ def test_json_has_exactly_the_keys_of_the_schema(explodes: RiskReport) -> None:
     finding = ["code", "severity", "node", "op_type", "phase", "message", "evidence", "remedies"]
     assert all(list(entry) == finding for entry in document["findings"])
     assert all(list(entry) == remedy for found in document["findings"] for entry in found["remedies"])
-    assert all(list(entry) == ["name", "kind", "target", "threshold", "reason"] for entry in document["fuses"])
+    assert all(
+        list(entry) == ["name", "kind", "target", "threshold", "reason"] for entry in document["fuses"]
+    )
 
 
 def test_json_is_deterministic(explodes: RiskReport) -> None:
