@@ -15,6 +15,7 @@ BENCHMARKS = {
     "conversion": "time of a conversion, against the framework's own exporter",
     "large": "memory that a model of more than 2 GB takes",
     "applications": "networks of keras.applications, converted and trained beside Keras",
+    "fuzz": "gradients of random nodes against finite differences, family by family",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
 """Each benchmark is the module of its name, with a function `main` that takes the arguments after it."""

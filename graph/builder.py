@@ -331,7 +331,7 @@ class Tensor:
         dims = other.dims
         if dims is not None and sum(not isinstance(dim, int) for dim in dims) <= 1 and 0 not in dims:
             return self.reshape(*(dim if isinstance(dim, int) else -1 for dim in dims))
-        return self.reshape(other.shape())
+        return self.builder.op("Reshape", self, other.shape(), allowzero=1)
 
     def expand_like(self, other: Tensor) -> Tensor:
         """Broadcast to the shape of `other`."""

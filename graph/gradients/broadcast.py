@@ -48,10 +48,14 @@ def _may_repeat(dims: Sequence[Dim] | None, axis: int) -> bool:
 
 
 def _sum_at_run_time(gradient: Tensor, target: Tensor) -> Tensor:
-    """The axes to sum over are those where the two shapes differ, once the shorter one is padded with ones on the left."""
+    """The axes to sum over are those where the two shapes differ, once the shorter one is padded with ones on the left.
+
+    A further axis in front is always summed over: onnxruntime (seen in 1.19) takes no axes of an empty tensor for all of them.
+    """
     builder, shape, full = target.builder, target.shape(), gradient.builder.op("Shape", gradient)
     missing = builder.op("Size", full).reshape(1) - builder.op("Size", shape).reshape(1)
     ones = builder.op("Expand", builder.ints(1), missing)
     padded = builder.op("Concat", ones, shape, axis=0)
-    axes = builder.op("NonZero", ~padded.equals(full)).reshape(-1)
-    return builder.op("ReduceSum", gradient, axes, keepdims=1, noop_with_empty_axes=1).reshape(shape)
+    differing = builder.op("NonZero", ~padded.equals(full)).reshape(-1)
+    axes = builder.op("Concat", builder.ints(0), differing + 1, axis=0)
+    return builder.op("Reshape", gradient.unsqueeze(0).sum(axes), shape, allowzero=1)

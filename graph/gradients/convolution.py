@@ -177,10 +177,15 @@ def _by_matrix_product(padded: Tensor, dy: Tensor, w: Tensor, window: Window, gr
     """One batched product of dy with the columns of all taps."""
     outputs, channels, *_ = (dim for dim in w.dims or () if isinstance(dim, int))
     taps = patches(padded, [dy.length(axis) for axis in window.axes], window)
-    columns = padded.builder.op("Concat", *(tap.reshape(0, group, channels, 1, -1) for tap in taps), axis=3)
-    columns = columns.reshape(0, group, channels * len(taps), -1).transpose(0, 1, 3, 2)
-    rows = dy.reshape(0, group, outputs // group, -1)
-    return (rows @ columns).sum([0], keepdims=False).reshape_like(w)
+    lengths = [dy.length(axis) for axis in window.axes]
+    known = [length for length in lengths if isinstance(length, int)]
+    # An empty batch leaves nothing to work out a second dimension from.
+    batch, places = (-1, math.prod(known)) if len(known) == len(lengths) else (0, -1)
+    columns = [tap.reshape(batch, group, channels, 1, places) for tap in taps]
+    joined = padded.builder.op("Concat", *columns, axis=3)
+    joined = joined.reshape(batch, group, channels * len(taps), places).transpose(0, 1, 3, 2)
+    rows = dy.reshape(batch, group, outputs // group, places)
+    return (rows @ joined).sum([0], keepdims=False).reshape_like(w)
 
 
 def _by_convolution(padded: Tensor, dy: Tensor, window: Window) -> Tensor:

@@ -34,15 +34,10 @@ def _unslice(g: Adjoint, dy: Tensor, position: int, axis: int) -> Tensor:
     length, starts, ends = g.x.length(axis), g.constant_ints(1), g.constant_ints(2)
     steps = g.constant_ints(4) if g.optional(4) is not None else (1,) * (position + 1)
     if isinstance(length, int) and starts is not None and ends is not None and steps is not None:
-        start, stop, step = slice(starts[position], _clamp(ends[position]), steps[position]).indices(length)
+        start, stop, step = slice(starts[position], ends[position], steps[position]).indices(length)
         if step == 1:
             return _zeros_around(dy, axis, start, length - max(start, stop))
     return _scatter_slice(g, dy, position, axis)
-
-
-def _clamp(end: int) -> int | None:
-    """ONNX writes 'to the end, backwards' as a very negative number; Python as None."""
-    return None if end < -(2**31) else end
 
 
 def _zeros_around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
