@@ -39,7 +39,8 @@ def data(shape: Sequence[int], place: int = 0, low: float = -2.0, high: float = 
     """Distinct numbers between two bounds, none near 0, 1 or another's: finite differences must meet no kink."""
     count = int(np.prod(shape))
     ranks = np.random.default_rng(17 * count + place).permutation(count)
-    return (low + (ranks + 0.37 + 0.11 * place) * (high - low) / max(count, 1)).reshape(tuple(shape))
+    spread = 1.0 - 0.0317 * place
+    return (low + spread * (ranks + 0.37) * (high - low) / max(count, 1)).reshape(tuple(shape))
 
 
 def node(op: str, arguments: str, outputs: str = "y", **attributes: Any) -> str:
@@ -96,8 +97,10 @@ def broadcasting(draw: Draw) -> Example:
     if op == "Where":
         condition = data(draw(st.sampled_from(drawn)), 5) > 0
         return Example(node(op, "c, x0, x1"), {"c": condition, **arrays}, opset=draw(opsets))
-    if op == "PRelu" and len(drawn[1]) > len(drawn[0]):
-        arrays = {"x0": arrays["x1"], "x1": arrays["x0"]}
+    if op == "PRelu":
+        # The slope is broadcast to x, never x to the slope.
+        whole = np.broadcast_shapes(*drawn)
+        arrays = {"x0": data(whole), "x1": data(drawn[1], 1)}
     return Example(node(op, ", ".join(arrays), fmod=1 if op == "Mod" else None), arrays, opset=draw(opsets))
 
 

@@ -176,15 +176,16 @@ _MANY_TAPS = 25
 def _by_matrix_product(padded: Tensor, dy: Tensor, w: Tensor, window: Window, group: int) -> Tensor:
     """One batched product of dy with the columns of all taps."""
     outputs, channels, *_ = (dim for dim in w.dims or () if isinstance(dim, int))
-    taps = patches(padded, [dy.length(axis) for axis in window.axes], window)
     lengths = [dy.length(axis) for axis in window.axes]
-    known = [length for length in lengths if isinstance(length, int)]
-    # An empty batch leaves nothing to work out a second dimension from.
-    batch, places = (-1, math.prod(known)) if len(known) == len(lengths) else (0, -1)
-    columns = [tap.reshape(batch, group, channels, 1, places) for tap in taps]
+    taps = patches(padded, lengths, window)
+    # An empty batch leaves nothing to work out a dimension from, so that all others are given.
+    places: Tensor | int = 1
+    for length in lengths:
+        places = length * places
+    columns = [tap.reshape(-1, group, channels, 1, places) for tap in taps]
     joined = padded.builder.op("Concat", *columns, axis=3)
-    joined = joined.reshape(batch, group, channels * len(taps), places).transpose(0, 1, 3, 2)
-    rows = dy.reshape(batch, group, outputs // group, places)
+    joined = joined.reshape(-1, group, channels * len(taps), places).transpose(0, 1, 3, 2)
+    rows = dy.reshape(-1, group, outputs // group, places)
     return (rows @ joined).sum([0], keepdims=False).reshape_like(w)
 
 
