@@ -65,12 +65,17 @@ class Evidence:
         """The threshold of that name, as `GF101.growth`."""
         return self.prediction.thresholds[name]
 
-    def remedies(self, *kinds: str) -> list[Remedy]:
-        """The remedies of these kinds that help, in the order of OFFERS, but those that cure first, and clipping last."""
-        found = [remedy for kind in OFFERS if kind in kinds and (remedy := self._offer(kind))]
-        found.sort(key=lambda remedy: not remedy.cures)
-        clipping = fuse_remedy(self.fuses, self.summary)
-        return [*found, *([clipping] if clipping else [])]
+    def remedies(self, *first: str) -> list[Remedy]:
+        """Every remedy that helps: those that cure before others, of these the kinds named first; clipping last."""
+        found = {kind: remedy for kind in OFFERS if (remedy := self._offer(kind))}
+        order = sorted(found, key=lambda kind: (not found[kind].cures, kind not in first))
+        return [*(found[kind] for kind in order), *self.clipping]
+
+    @property
+    def clipping(self) -> list[Remedy]:
+        """Clipping, where it is planned."""
+        remedy = fuse_remedy(self.fuses, self.summary)
+        return [] if remedy is None else [remedy]
 
     def _offer(self, kind: str) -> Remedy | None:
         """Each is worked out once for all rules."""

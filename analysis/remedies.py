@@ -15,16 +15,25 @@ from .activations import bounded_steps, fast_steps, is_replaceable
 from .findings import Remedy
 from .prediction import Prediction, predict
 from .verdict import Summary
-from .weights import TrunkWeight, trunk_weights
-from .what_if import with_layer_norm, with_relu, with_scaled_branches, with_scaled_weights
+from .weights import LayerWeight, layer_weights, trunk_weights
+from .what_if import (
+    with_layer_norm,
+    with_orthogonal_weights,
+    with_relu,
+    with_scaled_branches,
+    with_scaled_weights,
+)
 
 __all__ = ["OFFERS", "fuse_remedy", "learning_rate_remedy"]
 
 _HELPS = 0.3
 """Decades by which the danger must fall for a remedy to be offered: a factor of two."""
 
-_ROUNDS, _CLOSE = 4, 0.1
+_ROUNDS, _CLOSE = 4, 0.15
 """Steps of the search for a weight scale, each of which predicts the gain anew, and the decades from 1 that will do."""
+
+_STEP, _FARTHEST = 0.15, 0.5
+"""Decades of its first step, and of its farthest."""
 
 _HE = math.sqrt(2.0)
 """Standard deviation of weights before a ReLU, times the square root of the number of inputs (He 2015)."""
@@ -39,18 +48,19 @@ class _Lines:
 
 
 def _init(prediction: Prediction) -> Remedy | None:
-    """One factor on the weights along the trunk that brings the gain to 1."""
-    weights = trunk_weights(prediction, "weight", "recurrence")
-    factor, found = _search(prediction, weights)
-    if found is None:
-        return None
-    spread = factor * median(weight.scale for weight in weights)
+    """Weights of one scale in all layers that brings the gain to 1."""
+    weights = layer_weights(prediction)
+
+    def drawn(gain: float) -> GradientGraph:
+        return with_scaled_weights(_graph(prediction), {w.name: gain / w.scale for w in weights if w.scale})
+
+    gain, found = _search(prediction, weights, drawn)
     return _remedy(
         "init",
-        f"draw the weights with standard deviation {spread:.2f} / sqrt(inputs), {factor:.2g} times the present one",
+        f"draw the weights with standard deviation {gain:.3g} / sqrt(inputs), now {_median(weights):.3g} / sqrt(inputs)",
         _Lines(
-            f"torch.nn.init.normal_(w, std={spread:.2f} * w[0].numel() ** -0.5)",
-            f'keras.initializers.VarianceScaling({spread**2:.2g}, "fan_in", "untruncated_normal")',
+            f"torch.nn.init.normal_(w, std={gain:.3g} * w[0].numel() ** -0.5)",
+            f'keras.initializers.VarianceScaling({gain**2:.3g}, "fan_in", "untruncated_normal")',
         ),
         prediction,
         found,
@@ -58,18 +68,19 @@ def _init(prediction: Prediction) -> Remedy | None:
 
 
 def _recurrent_init(prediction: Prediction) -> Remedy | None:
-    """One factor on the recurrent weights that brings the gain to 1, as the gain of an orthogonal matrix."""
+    """Orthogonal recurrent weights of a gain that brings that of the gradient to 1."""
     weights = trunk_weights(prediction, "recurrence")
-    factor, found = _search(prediction, weights)
-    if found is None:
-        return None
-    gain = factor * median(weight.scale for weight in weights)
+
+    def drawn(gain: float) -> GradientGraph:
+        return with_orthogonal_weights(_graph(prediction), {weight.name: gain for weight in weights})
+
+    gain, found = _search(prediction, weights, drawn)
     return _remedy(
         "init",
-        f"make the recurrent weights orthogonal with gain {gain:.2f}, {factor:.2g} times the present scale",
+        f"draw orthogonal recurrent weights with gain {gain:.3g}; the present ones have {_median(weights):.3g}",
         _Lines(
-            f"torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain={gain:.2f})",
-            f"keras.layers.SimpleRNN(n, recurrent_initializer=keras.initializers.Orthogonal(gain={gain:.2f}))",
+            f"torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain={gain:.3g})",
+            f"keras.layers.SimpleRNN(n, recurrent_initializer=keras.initializers.Orthogonal(gain={gain:.3g}))",
         ),
         prediction,
         found,
@@ -83,7 +94,7 @@ def _activation(prediction: Prediction) -> Remedy | None:
     steps = [step for step in unsuitable if is_replaceable(step)]
     if not steps:
         return None
-    weights = trunk_weights(prediction, "weight")
+    weights = layer_weights(prediction)
     factors = {weight.name: _HE / max(weight.scale, 1e-30) for weight in weights}
     changed = with_relu(with_scaled_weights(_graph(prediction), factors), steps)
     return _remedy(
@@ -123,20 +134,24 @@ def _normalisation(prediction: Prediction) -> Remedy | None:
 
 
 def _residual(prediction: Prediction) -> Remedy | None:
-    """Every residual branch of the trunk multiplied by 1 / sqrt(number of branches)."""
+    """Every residual branch of the trunk times 1 / sqrt(number of branches), or its square where that is not enough."""
     branches = list(dict.fromkeys(_branches(prediction)))
-    if not branches:
-        return None
-    factor = len(branches) ** -0.5
+    found = [_scaled_branches(prediction, branches, power) for power in (0.5, 1.0) if len(branches) > 1]
+    offered = [remedy for remedy in found if remedy is not None]
+    return next((remedy for remedy in offered if remedy.cures), offered[-1] if offered else None)
+
+
+def _scaled_branches(prediction: Prediction, branches: Sequence[ir.Value], power: float) -> Remedy | None:
+    factor = float(f"{len(branches) ** -power:.2g}")
     return _remedy(
         "residual",
-        f"multiply each of the {len(branches)} residual branches by {factor:.2f}, 1 / sqrt(number of branches)",
+        f"multiply each of the {len(branches)} residual branches by {factor:g}",
         _Lines(
-            f"x = x + {factor:.2f} * branch(x)",
-            f"x = keras.layers.add([x, keras.layers.Rescaling({factor:.2f})(branch(x))])",
+            f"x = x + {factor:g} * branch(x)",
+            f"x = keras.layers.add([x, keras.layers.Rescaling({factor:g})(branch(x))])",
         ),
         prediction,
-        _again(prediction, with_scaled_branches(_graph(prediction), branches, float(f"{factor:.2f}"))),
+        _again(prediction, with_scaled_branches(_graph(prediction), branches, factor)),
     )
 
 
@@ -182,8 +197,10 @@ def learning_rate_remedy(rate: float, summary: Summary) -> Remedy:
     )
 
 
-def _remedy(kind: str, text: str, lines: _Lines, before: Prediction, after: Prediction) -> Remedy | None:
-    if not _helps(after.summary, before.summary):
+def _remedy(
+    kind: str, text: str, lines: _Lines, before: Prediction, after: Prediction | None
+) -> Remedy | None:
+    if after is None or not _helps(after.summary, before.summary):
         return None
     shrink = math.log10(before.thresholds["GF108.shrink"])
     cures = after.summary.danger < 0 and after.summary.log10_gain > -shrink
@@ -198,16 +215,43 @@ def _helps(after: Summary, before: Summary) -> bool:
     return after.danger < before.danger - _HELPS
 
 
-def _search(prediction: Prediction, weights: Sequence[TrunkWeight]) -> tuple[float, Prediction | None]:
-    """The factor on these weights that brings the gain nearest to 1 and the norm within bounds, and what it leads to."""
-    found: list[tuple[float, Prediction]] = []
-    factor, excess = 1.0, _excess(prediction.summary)
-    while weights and len(found) < _ROUNDS and (abs(excess) > _CLOSE or not found):
-        factor *= 10.0 ** -(excess / len(weights)) if abs(excess) < 300 else 0.5
-        changed = with_scaled_weights(_graph(prediction), {weight.name: factor for weight in weights})
-        found.append((factor, _again(prediction, changed)))
-        excess = _excess(found[-1][1].summary)
-    return min(found, key=lambda trial: _distance(trial[1].summary), default=(1.0, None))
+@dataclass(frozen=True)
+class _Trial:
+    """A gain of weights that was tried, in decades, the decades of growth that are left, and the prediction."""
+
+    at: float
+    excess: float
+    prediction: Prediction
+
+
+def _search(
+    prediction: Prediction, weights: Sequence[LayerWeight], drawn: Callable[[float], GradientGraph]
+) -> tuple[float, Prediction | None]:
+    """The gain of weights that brings that of the gradient nearest to 1 and the norm within bounds, and what it leads to."""
+    start = _median(weights)
+    if not start > 0:
+        return 0.0, None
+    trials = [_Trial(math.log10(start), _excess(prediction.summary), prediction)]
+    while len(trials) <= _ROUNDS and (len(trials) == 1 or abs(trials[-1].excess) > _CLOSE):
+        gain = float(f"{10.0 ** _next_scale(trials):.3g}")
+        after = _again(prediction, drawn(gain))
+        trials.append(_Trial(math.log10(gain), _excess(after.summary), after))
+    best = min(trials[1:], key=lambda trial: _distance(trial.prediction.summary))
+    return 10.0**best.at, best.prediction
+
+
+def _median(weights: Sequence[LayerWeight]) -> float:
+    return median(weight.scale for weight in weights) if weights else 0.0
+
+
+def _next_scale(trials: Sequence[_Trial]) -> float:
+    """By the secant method; by steps where there is no slope yet, or none that helps, as while float32 overflows."""
+    last, before = trials[-1], trials[-2] if len(trials) > 1 else trials[-1]
+    step = -math.copysign(_STEP if math.isfinite(last.excess) else 2 * _STEP, last.excess)
+    if math.isfinite(last.excess) and math.isfinite(before.excess) and last.at != before.at:
+        slope = (last.excess - before.excess) / (last.at - before.at)
+        step = max(-_FARTHEST, min(-last.excess / slope, _FARTHEST)) if slope > 0 else step
+    return last.at + step
 
 
 def _distance(summary: Summary) -> tuple[bool, float]:
@@ -215,11 +259,11 @@ def _distance(summary: Summary) -> tuple[bool, float]:
 
 
 def _excess(summary: Summary) -> float:
-    """Decades of growth; where the gain is near 1, those of a norm too near to the threshold."""
-    if summary.overflow or not math.isfinite(summary.log10_gain):
+    """Decades of growth, or those by which the danger is too near to the thresholds where they are more."""
+    if summary.overflow or math.isnan(summary.log10_gain):
         return math.inf
     crowded = summary.danger + 2 * _HELPS
-    return crowded if abs(summary.log10_gain) < _HELPS and crowded > 0 else summary.log10_gain
+    return max(summary.log10_gain, crowded) if crowded > 0 else summary.log10_gain
 
 
 def _again(prediction: Prediction, gradients: GradientGraph) -> Prediction:

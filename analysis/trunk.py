@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.source import source_layer
@@ -94,10 +95,15 @@ class _Walk:
             before = self.by_name[moments.curve.latent]
             return _between(before, value), before
         inputs = [v for v in differentiable_inputs(node) if v is not None and v in self.state.arrived]
-        inputs = [v for v in inputs if v in self.trained]
+        inputs = [v for v in inputs if v in self.trained and self._varies(v)]
         largest = max((gradient_rms(self.state, v) for v in inputs), default=0.0)
         ties = [v for v in inputs if not gradient_rms(self.state, v) < largest * (1 - _TIE)]
         return (node,), max(ties, key=lambda v: self.length.get(v, 0), default=None)
+
+    def _varies(self, value: ir.Value) -> bool:
+        """Whether it is more than a constant, as a state's first product with a gate is."""
+        moments = self.state.values[value]
+        return isinstance(moments, Moments) and not np.all(moments.variance == 0)
 
     def _cause(self, node: ir.Node) -> str:
         if node.op_type in _RECURRENT_OPS or any(self.order[node] in span for span in self.recurrences):

@@ -5,6 +5,7 @@ The backward part of the copy is left as it is, since moments flow through the f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -15,19 +16,47 @@ from ..graph.gradients.engine import DIFFERENTIATES
 from .moments.quadrature import Array
 from .trunk import Step
 
-__all__ = ["with_layer_norm", "with_relu", "with_scaled_branches", "with_scaled_weights"]
+__all__ = [
+    "with_layer_norm",
+    "with_orthogonal_weights",
+    "with_relu",
+    "with_scaled_branches",
+    "with_scaled_weights",
+]
 
 
 def with_scaled_weights(gradients: GradientGraph, factors: Mapping[str, float]) -> GradientGraph:
     """Initializers multiplied by these factors."""
+    return _with_weights(gradients, factors, lambda array, factor: array * factor)
+
+
+def with_orthogonal_weights(gradients: GradientGraph, gains: Mapping[str, float]) -> GradientGraph:
+    """Orthogonal matrices times these gains in place of initializers; blocks of them where a matrix is not square."""
+    return _with_weights(gradients, gains, lambda array, gain: gain * _orthogonal(array.shape))
+
+
+def _with_weights(
+    gradients: GradientGraph, numbers: Mapping[str, float], change: Callable[[Array, float], Array]
+) -> GradientGraph:
     copy = gradients.clone()
-    for name, factor in factors.items():
+    for name, number in numbers.items():
         value = copy.onnx.graph.initializers[name]
         assert value.const_value is not None
         array = value.const_value.numpy()
         with np.errstate(over="ignore"):
-            value.const_value = ir.tensor((array * factor).astype(array.dtype), name=name)
+            value.const_value = ir.tensor(change(array, number).astype(array.dtype), name=name)
     return copy
+
+
+def _orthogonal(shape: tuple[int, ...]) -> Array:
+    """By the QR decomposition of normal matrices (Saxe 2014)."""
+    rows, columns = shape[-2:]
+    size = min(rows, columns)
+    blocks, _ = np.linalg.qr(
+        np.random.default_rng(0).standard_normal((-(-math.prod(shape) // size**2), size, size))
+    )
+    stacked = blocks.reshape(-1, size)[: math.prod(shape) // size]
+    return stacked.reshape(shape) if columns == size else stacked.T.reshape(shape)
 
 
 def with_relu(gradients: GradientGraph, steps: Iterable[Step]) -> GradientGraph:

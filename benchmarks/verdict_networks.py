@@ -34,6 +34,7 @@ class Network:
         norm: `batch`, `layer` or nothing.
         skips: Whether layers are residual blocks.
         branch: Factor on the residual branches.
+        everywhere: Whether the gain is that of every weight, those of the first and last layers included.
         orthogonal: Gain of an orthogonal recurrent matrix in place of a normal one; 0: none.
     """
 
@@ -46,6 +47,7 @@ class Network:
     norm: str = ""
     skips: bool = False
     branch: float = 1.0
+    everywhere: bool = False
     orthogonal: float = 0.0
 
     def gradients(self) -> GradientGraph:
@@ -112,7 +114,7 @@ class _Writer:
 
     def normal(self, *shape: int, inputs: int, gain: float | None = None) -> Tensor:
         """A weight of the network's gain, or another."""
-        scale = self.network.gain if gain is None else gain
+        scale = self.network.gain if gain is None or self.network.everywhere else gain
         return self.parameter(scale * inputs**-0.5 * self.rng.standard_normal(shape))
 
     def dense(self, x: Tensor, before: int, after: int, gain: float | None = None) -> Tensor:

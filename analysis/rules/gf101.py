@@ -55,7 +55,7 @@ def check(evidence: Evidence) -> list[Finding]:
         "overflow": summary.overflow,
         "causes": by_cause(prediction.attribution),
     }
-    remedies = evidence.remedies("recurrent-init", "init", "activation", "residual", "normalisation")
+    remedies = evidence.remedies()
     return [
         finding("GF101", severity, step.nodes[0] if step else None, _message(evidence), numbers, remedies)
     ]

@@ -58,7 +58,7 @@ def check(evidence: Evidence) -> list[Finding]:
     }
     message = _message(step, exponent, len(found), total, overflow)
     phase = "forward" if evidence.summary.overflow_phase == "forward" else "backward"
-    remedies = evidence.remedies("activation", "normalisation")
+    remedies = evidence.remedies("activation")
     severity = "error" if severe else "warning"
     return [finding("GF102", severity, step.nodes[0], message, numbers, remedies, phase)]
 

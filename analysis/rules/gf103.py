@@ -29,7 +29,7 @@ from ..attribution import by_cause
 from ..evidence import Evidence
 from ..findings import Finding
 from ..trunk import NORMALISATION
-from ..weights import TrunkWeight, trunk_weights
+from ..weights import LayerWeight, trunk_weights
 from ..wording import power
 from .rule import Rule, finding
 
@@ -59,15 +59,13 @@ def check(evidence: Evidence) -> list[Finding]:
         f" {largest.layer} {largest.scale:.2f}; together they multiply the gradient by {power(causes['weight'])}"
     )
     severity = "error" if explodes else "warning"
-    return [
-        finding("GF103", severity, largest.node, message, numbers, evidence.remedies("init", "normalisation"))
-    ]
+    return [finding("GF103", severity, largest.node, message, numbers, evidence.remedies())]
 
 
 RULE = Rule("GF103", check, __doc__)
 
 
-def _is_normalised(weight: TrunkWeight) -> bool:
+def _is_normalised(weight: LayerWeight) -> bool:
     """Whether a normalisation takes the layer's output, at once or behind a bias or a reshape."""
     queue, passed = [weight.node], 0
     while queue and passed < 8:

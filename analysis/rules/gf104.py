@@ -46,7 +46,7 @@ def check(evidence: Evidence) -> list[Finding]:
         f"{len(nodes)} layers with BatchNorm and no skip between them: the gradient grows {factor(gain)}, "
         f"{10 ** (gain / len(nodes)):.2f}-fold for each, at any weight scale"
     )
-    remedies = evidence.remedies("normalisation", "activation")
+    remedies = evidence.remedies("normalisation")
     return [finding("GF104", grave(evidence), nodes[0], message, numbers, remedies)]
 
 

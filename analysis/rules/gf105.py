@@ -45,7 +45,7 @@ def check(evidence: Evidence) -> list[Finding]:
         f"{len(steps)} residual sums raise the gradient {factor(gain)}, {10 ** (gain / len(steps)):.2f}-fold each,"
         f" that of {step.layer} most"
     )
-    remedies = evidence.remedies("residual", "init")
+    remedies = evidence.remedies("residual")
     return [finding("GF105", grave(evidence), step.nodes[0], message, numbers, remedies)]
 
 

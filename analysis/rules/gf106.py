@@ -46,7 +46,7 @@ def check(evidence: Evidence) -> list[Finding]:
         f"the recurrence of layer {steps[0].layer} raises the gradient {factor(gain)} over {times} time steps,"
         f" {10 ** (gain / times):.2f}-fold each"
     )
-    remedies = evidence.remedies("recurrent-init", "activation")
+    remedies = evidence.remedies("recurrent-init")
     return [finding("GF106", grave(evidence), steps[0].nodes[0], message, numbers, remedies)]
 
 

@@ -48,7 +48,7 @@ def check(evidence: Evidence) -> list[Finding]:
         f"{len(nodes)} normalisations stand behind residual sums (post-LN): expect to need a warm-up of the learning rate;"
         f" the gradient changes {factor(gain)} from the last layer to the first"
     )
-    remedies = evidence.remedies("residual", "init") if severity == "warning" else []
+    remedies = evidence.remedies("residual") if severity == "warning" else []
     return [
         finding("GF107", severity, nodes[0], message, {"blocks": len(nodes), "log10_gain": gain}, remedies)
     ]

@@ -2,6 +2,8 @@
 
 ## What it sees
 The gradient's RMS at the model's output and at the first layer's: a shrinking of `GF108.shrink` (100) or more is a warning.
+Where it takes place over the time steps of a recurrent layer it is a note: every step trains the same weights, and only
+what lies far back in a sequence is hard to learn.
 
 ## Why it is bad
 The first layers receive a gradient that is hundreds of times smaller than the last ones': they keep their random weights
@@ -49,8 +51,10 @@ def check(evidence: Evidence) -> list[Finding]:
         f" factors: {', '.join(parts)}"
     )
     numbers = {"log10_gain": gain, "causes": causes}
-    remedies = evidence.remedies("init", "activation", "normalisation")
-    return [finding("GF108", "warning", step.nodes[0] if step else None, message, numbers, remedies)]
+    through_time = gain - min(causes["recurrence"], 0.0) > -math.log10(evidence.threshold("GF108.shrink"))
+    severity = "note" if through_time else "warning"
+    remedies = evidence.remedies()
+    return [finding("GF108", severity, step.nodes[0] if step else None, message, numbers, remedies)]
 
 
 RULE = Rule("GF108", check, __doc__)

@@ -28,11 +28,15 @@ from .rule import Rule, finding
 
 __all__ = ["RULE"]
 
+_RECTIFIERS = ("Relu", "Clip", "Max", "ThresholdedRelu")
+"""Ops that give zero for many inputs by their nature; a gate's product with a first state of zeros is no dead unit."""
+
 
 def check(evidence: Evidence) -> list[Finding]:
     """One finding for all activations with dead units, at the worst."""
     threshold = evidence.threshold("GF110.share")
-    shares = [(a.node, dead_share(a.curve)) for a in activations(evidence.prediction.state)]
+    rectifiers = [a for a in activations(evidence.prediction.state) if a.node.op_type in _RECTIFIERS]
+    shares = [(a.node, dead_share(a.curve)) for a in rectifiers]
     found = [(node, share) for node, share in shares if share >= threshold]
     if not found:
         return []

@@ -53,7 +53,7 @@ def check(evidence: Evidence) -> list[Finding]:
     )
     remedy = learning_rate_remedy(setup.lr * _CUSTOMARY / step, evidence.summary)
     numbers = {"step": step, "tensor": worst.tensor, "gradient": worst.gradient, "weight": worst.value_rms}
-    return [finding("GF501", "warning", None, message, numbers, [remedy, *evidence.remedies()])]
+    return [finding("GF501", "warning", None, message, numbers, [remedy, *evidence.clipping])]
 
 
 RULE = Rule("GF501", check, __doc__)
