@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .graph import Fuse, GradientGraph, InputError, TrainableModel, fuses, insert_fuses
 from .graph.files import load_model, save_model
@@ -15,6 +15,9 @@ from .runtime.data import fit_data
 
 if TYPE_CHECKING:
     from .analysis import Measurement, Numbers, RiskReport
+    from .graph.losses import Loss
+
+    LossLike: TypeAlias = str | Loss | Callable[..., Any]
     from .converters import Conversion
     from .models.comparison import Comparison
 
@@ -123,7 +126,7 @@ def load(path: str | Path) -> TrainableModel:
 def analyse(
     source: Any,
     *,
-    loss: str = "cross-entropy",
+    loss: LossLike = "cross-entropy",
     batch_size: int = 32,
     probe: bool = False,
     data: Any = None,
@@ -142,7 +145,7 @@ def analyse(
 
     Args:
         source: The model, as for `convert`, or a GradientGraph, whose loss is then taken.
-        loss: The loss that it will be trained with.
+        loss: The loss that it will be trained with, as for `train`.
         batch_size: Examples in a batch.
         probe: Also run the gradient graph on a few batches, put what is measured beside what is predicted, and let it
             decide the verdict.
@@ -165,7 +168,9 @@ def analyse(
     from . import analysis
 
     gradients = _gradients(source, loss, input_shape, train)
-    arrays = None if data is None else fit_data(data, gradients.source, gradients.target, gradients.loss)
+    arrays = (
+        None if data is None else fit_data(data, gradients.source, gradients.target, gradients.loss_function)
+    )
     assumptions = analysis.assume(
         gradients,
         batch_size=batch_size,
@@ -185,7 +190,7 @@ def fuse(
     *,
     clip: str | Sequence[Fuse] = "auto",
     at: Sequence[str] | None = None,
-    loss: str = "cross-entropy",
+    loss: LossLike = "cross-entropy",
     input_shape: Sequence[int] | str | None = None,
     train: Sequence[str] | None = None,
 ) -> GradientGraph:
@@ -197,7 +202,7 @@ def fuse(
             (see `graph.fuses`), or fuses of your own.
         at: Patterns for the parameters or activations whose gradients are clipped, each for itself, as `["fc*"]`; default: all
             parameters, and for `adaptive` all but those of the last layer.
-        loss: The loss that it will be trained with.
+        loss: The loss that it will be trained with, as for `train`.
         input_shape: As for `convert`.
         train: As for `convert`.
 
@@ -286,7 +291,7 @@ def train(
     warmup: int = 0,
     clip: str | Sequence[Fuse] = "none",
     at: Sequence[str] | None = None,
-    loss: str = "cross-entropy",
+    loss: LossLike = "cross-entropy",
     input_shape: Sequence[int] | str | None = None,
     tolerance: float = 1e-4,
     verify: bool = True,
@@ -313,7 +318,8 @@ def train(
         warmup: Steps over which the learning rate rises.
         clip: As for `fuse`.
         at: As for `fuse`.
-        loss: `cross-entropy`, `mse`, `l1`, `bce-with-logits`, or `output`.
+        loss: The name of one of `graph.LOSSES`, with parameters as `huber(delta=0.5)`; a Loss; or a function of PyTorch tensors
+            `loss(output, target)`, itself or as `file.py:callable` (see `converters.loss_from_torch`).
         input_shape: As for `convert`.
         tolerance: As for `convert`.
         verify: As for `convert`.
@@ -329,12 +335,12 @@ def train(
         gradients = source
     else:
         model = convert(source, input_shape=input_shape, tolerance=tolerance, verify=verify, train=trainable)
-        gradients = GradientGraph.of(model, loss)
+        gradients = _differentiated(model, loss)
     if isinstance(optimizer, str):
         optimizer = _optimizer(optimizer, momentum, nesterov, weight_decay)
     if isinstance(schedule, str):
         schedule = Schedule(lr, schedule, decay=decay, warmup=warmup)
-    arrays = fit_data(data, gradients.source, gradients.target, gradients.loss)
+    arrays = fit_data(data, gradients.source, gradients.target, gradients.loss_function)
     measured = _probe(gradients, batch_size, arrays) if probe else None
     if measured is not None and on_probe is not None:
         on_probe(measured)
@@ -384,13 +390,19 @@ def _optimizer(name: str, momentum: float | None, nesterov: bool, weight_decay: 
 
 
 def _gradients(
-    source: Any, loss: str, input_shape: Sequence[int] | str | None, train: Sequence[str] | None
+    source: Any, loss: LossLike, input_shape: Sequence[int] | str | None, train: Sequence[str] | None
 ) -> GradientGraph:
     if isinstance(source, GradientGraph):
         return source
     # Only what is written or trained must be proven equal to its source.
     model = convert(source, input_shape=input_shape, train=train, verify=False)
-    return GradientGraph.of(model, loss)
+    return _differentiated(model, loss)
+
+
+def _differentiated(model: TrainableModel, loss: LossLike) -> GradientGraph:
+    from . import converters
+
+    return GradientGraph.of(model, converters.find_loss(loss))
 
 
 def _fuses(

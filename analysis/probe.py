@@ -17,6 +17,7 @@ from ..graph.builder import Builder
 from ..graph.errors import InputError
 from ..graph.evaluation import evaluator
 from ..graph.gradient_graph import GradientGraph
+from ..graph.losses import base_name
 from .moments import Assumptions
 from .moments.quadrature import Array
 from .moments.site import batch_axis, example_shape
@@ -187,11 +188,11 @@ def _rows_looked_up(value: ir.Value) -> int:
 
 
 def _target(gradients: GradientGraph, assumptions: Assumptions, rng: np.random.Generator) -> Array:
-    """Labels by their frequencies, coins for binary cross-entropy, N(0, 1) for regression."""
+    """Labels by their frequencies, coins for two classes, equal probabilities, N(0, 1) for regression."""
     spec, output = gradients.target, gradients.source.outputs[0]
     assert spec is not None
     lengths = [dim for dim in spec.dims[1:] if isinstance(dim, int)]
-    classes = output.dims[1] if gradients.loss == "cross-entropy" else 2
+    classes = output.dims[1] if gradients.loss_function.classes else 2
     if len(lengths) < len(spec.dims) - 1 or not isinstance(classes, int):
         raise InputError(
             f"the probe cannot draw targets for the output {output}",
@@ -199,7 +200,15 @@ def _target(gradients: GradientGraph, assumptions: Assumptions, rng: np.random.G
             remedy="give it examples with --data",
         )
     shape = (assumptions.batch_size, *lengths)
-    if gradients.loss == "cross-entropy":
+    if gradients.loss_function.classes:
         return rng.choice(classes, shape, p=assumptions.label_frequencies).astype(spec.dtype.numpy())
-    drawn = rng.integers(0, 2, shape) if gradients.loss == "bce-with-logits" else rng.standard_normal(shape)
+    match base_name(gradients.loss):
+        case "bce" | "bce-with-logits":
+            drawn = rng.integers(0, 2, shape)
+        case "hinge" | "hinge-embedding":
+            drawn = 2 * rng.integers(0, 2, shape) - 1
+        case "kl":
+            drawn = np.full(shape, 1.0 / lengths[0])
+        case _:
+            drawn = rng.standard_normal(shape)
     return np.asarray(drawn).astype(spec.dtype.numpy())

@@ -46,8 +46,9 @@ def assume(
     """
     spec = gradients.source.inputs[0]
     sampled = None if data is None else _moments(data[: len(gradients.source.inputs)])
-    if label_frequencies is None and data is not None and gradients.loss == "cross-entropy":
-        label_frequencies = _frequencies(data[-1], gradients.source.outputs[0])
+    if label_frequencies is None and data is not None and gradients.loss_function.classes:
+        labels = data[-1][data[-1] != gradients.loss_function.ignored]
+        label_frequencies = _frequencies(labels, gradients.source.outputs[0])
     return Assumptions(
         batch_size,
         (0.0 if sampled is None else sampled[0]) if mean is None else _per_channel(mean, spec),

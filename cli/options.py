@@ -42,7 +42,10 @@ InputShape = Annotated[
     ),
 ]
 Loss = Annotated[
-    str, typer.Option(help="cross-entropy, mse, l1, bce-with-logits, or output (the output is the loss).")
+    str,
+    typer.Option(
+        help="A name, as mse, with parameters, as 'huber(delta=0.5)', or file.py:callable, a function of PyTorch tensors."
+    ),
 ]
 Tolerance = Annotated[
     float, typer.Option(help="Largest relative difference to the framework's own gradients.")

@@ -7,6 +7,7 @@ from .onnx_file import from_onnx
 from .parity import ParityResult
 from .pytorch import from_pytorch
 from .remedied import refuse_remedies, remedied
+from .torch_loss import find_loss, loss_from_torch
 from .weights import to_keras, to_pytorch, to_source
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "Located",
     "ParityResult",
     "convert",
+    "find_loss",
     "from_keras",
     "from_onnx",
     "from_pytorch",
     "locate",
+    "loss_from_torch",
     "refuse_remedies",
     "remedied",
     "to_keras",

@@ -426,7 +426,7 @@ def reference(
         name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in module.named_parameters()
     }
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    with _training(module), dropout_off():
+    with _training(module), _quiet(), dropout_off():
         result = torch.func.functional_call(module, {**parameters, **buffers}, as_tensors(module, inputs))
     leaves = torch.utils._pytree.tree_leaves(result)
     outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

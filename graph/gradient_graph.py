@@ -13,7 +13,7 @@ from .builder import Builder, Tensor
 from .errors import InputError
 from .files import save_model
 from .gradients import TABLE, differentiate
-from .losses import attach_loss, loss_named
+from .losses import Loss, attach_loss, loss_named
 from .lowering import infer_shapes, lower
 from .model import TensorSpec, TrainableModel, spec_of
 from .training_form import apply_training_form, protect_dropout
@@ -32,6 +32,7 @@ class GradientGraph:
         onnx: The graph.
         source: The model that it differentiates.
         loss: Name of the loss function.
+        loss_function: The loss function.
         loss_output: Name of the scalar loss among the graph's outputs.
         target: The target input; None where the loss takes none.
         gradients: Name of each parameter's gradient, a graph output.
@@ -42,6 +43,7 @@ class GradientGraph:
     onnx: ir.Model
     source: TrainableModel
     loss: str
+    loss_function: Loss
     loss_output: str
     target: TensorSpec | None
     gradients: Mapping[str, str]
@@ -49,8 +51,8 @@ class GradientGraph:
     new_state: Mapping[str, str]
 
     @classmethod
-    def of(cls, model: TrainableModel, loss: str = "cross-entropy") -> GradientGraph:
-        """Differentiate `model` under the loss of that name.
+    def of(cls, model: TrainableModel, loss: str | Loss = "cross-entropy") -> GradientGraph:
+        """Differentiate `model` under a loss, given by its name or itself.
 
         Raises:
             InputError: The loss is unknown, or does not fit the model's output.
@@ -84,7 +86,8 @@ class GradientGraph:
         return cls(
             clone,
             model,
-            loss,
+            function.name,
+            function,
             scalar.value.name,
             None if target is None else spec_of(target),
             {name: tensor.value.name or "" for name, tensor in parameters.items()},

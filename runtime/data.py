@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..graph.errors import InputError
+from ..graph.losses import Loss, loss_named
 from ..graph.model import TensorSpec, TrainableModel
 from .optimizers import Array
 from .readers import INPUT_NAMES, Examples, from_arrays, load_data
@@ -17,14 +18,16 @@ from .readers import INPUT_NAMES, Examples, from_arrays, load_data
 __all__ = ["batches", "consecutive", "fit_data", "fixed_batch", "split", "whole_batches"]
 
 
-def fit_data(data: Any, model: TrainableModel, target: TensorSpec | None, loss: str) -> tuple[Array, ...]:
+def fit_data(
+    data: Any, model: TrainableModel, target: TensorSpec | None, loss: str | Loss
+) -> tuple[Array, ...]:
     """Bring data into the shapes and element types that a model and its loss take.
 
     Args:
         data: A source for `load_data`, (x, y), a mapping of names to arrays, or Examples.
         model: Its inputs are what the data must fit.
         target: The loss's target; None where it takes none.
-        loss: Name of the loss.
+        loss: The loss, or its name.
 
     Returns:
         An array for each input of the model, then the target. They may share memory with `data`.
@@ -32,16 +35,19 @@ def fit_data(data: Any, model: TrainableModel, target: TensorSpec | None, loss: 
     Raises:
         InputError: The data cannot be read, has another shape, holds NaN or infinity, or has labels without a class.
     """
+    function = loss_named(loss)
     source = str(data) if isinstance(data, str | Path) else "the data"
     examples = load_data(data) if isinstance(data, str | Path) else from_arrays(data, source)
     arrays = [_fit(array, spec, examples) for spec, array in _pair(model.inputs, examples)]
     if target is not None:
         if examples.target is None:
-            raise InputError(f"{source} holds no target", expected=f"one for the loss {loss}: {target}")
+            raise InputError(
+                f"{source} holds no target", expected=f"one for the loss {function.name}: {target}"
+            )
         arrays.append(_fit(examples.target, target, Examples({})))
     _check_rows(arrays)
-    if target is not None and loss == "cross-entropy":
-        _check_labels(arrays[-1], model.outputs[0].dims[1])
+    if target is not None and function.classes:
+        _check_labels(arrays[-1], model.outputs[0].dims[1], function.ignored)
     return tuple(arrays)
 
 
@@ -177,8 +183,9 @@ def _check_rows(arrays: list[Array]) -> None:
         raise InputError(f"inputs and target have {rows} rows", expected="the same number of rows")
 
 
-def _check_labels(labels: Array, classes: int | str | None) -> None:
+def _check_labels(labels: Array, classes: int | str | None, ignored: int | None) -> None:
     wrong = (labels < 0) | ((labels >= classes) if isinstance(classes, int) else False)
+    wrong &= labels != ignored
     if wrong.any():
         row = int(wrong.reshape(len(labels), -1).any(1).argmax())
         label = labels[row] if labels.ndim == 1 else labels[row][wrong[row]][0]

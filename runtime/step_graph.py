@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ..graph.builder import Builder, Dim, Tensor
 from ..graph.fuses import fuse_bits, fuse_states
 from ..graph.gradient_graph import GradientGraph
-from ..graph.losses import attach_loss, loss_named
+from ..graph.losses import Loss, attach_loss, base_name, loss_named
 from ..graph.model import TensorSpec, TrainableModel, spec_of
 from .optimizers import Array, Optimizer
 
@@ -67,7 +67,7 @@ class StepGraph:
         targets = [
             value for value in graph.inputs if gradients.target and value.name == gradients.target.name
         ]
-        correct = _count_correct(builder, gradients.loss, graph.outputs[1], targets)
+        correct = _count_correct(builder, gradients.loss_function, graph.outputs[1], targets)
         bits = _join_bits(builder, fused.values())
         results = (loss, norm, correct, bits, *updates.values())
         graph.outputs[:] = [tensor.value for tensor in results if tensor is not None]
@@ -113,14 +113,14 @@ class EvaluationGraph:
     correct: str | None
 
     @classmethod
-    def of(cls, source: TrainableModel, loss: str) -> EvaluationGraph:
+    def of(cls, source: TrainableModel, loss: str | Loss) -> EvaluationGraph:
         """Add a loss to a model, which stays as it is."""
-        model = source.onnx.clone()
+        model, function = source.onnx.clone(), loss_named(loss)
         graph, builder = model.graph, Builder(model.graph)
         output, state = graph.outputs[0], (*source.parameters, *source.state)
-        scalar, target = attach_loss(builder, output, source.outputs[0], loss_named(loss))
+        scalar, target = attach_loss(builder, output, source.outputs[0], function)
         targets = [] if target is None else [target]
-        correct = _count_correct(builder, loss, output, targets)
+        correct = _count_correct(builder, function, output, targets)
         scalar = scalar.cast(ir.DataType.FLOAT)
         graph.outputs[:] = [tensor.value for tensor in (scalar, correct) if tensor is not None]
         graph.inputs.extend(
@@ -213,13 +213,13 @@ def _before(value: ir.Value, fuses: set[str]) -> ir.Value:
     return _before(source, fuses)
 
 
-def _count_correct(builder: Builder, loss: str, output: ir.Value, targets: list[ir.Value]) -> Tensor | None:
+def _count_correct(builder: Builder, loss: Loss, output: ir.Value, targets: list[ir.Value]) -> Tensor | None:
     """How many predictions are right: the largest logit is the label's, or a logit's sign is the target's side of 1/2."""
     with builder.scope("correct"):
-        if loss == "cross-entropy":
+        if loss.classes:
             predicted = builder.op("ArgMax", builder.tensor(output), axis=1, keepdims=0)
             hits = predicted.equals(builder.tensor(targets[0]))
-        elif loss == "bce-with-logits":
+        elif base_name(loss.name) == "bce-with-logits":
             hits = (builder.tensor(output) > 0).equals(builder.tensor(targets[0]) > 0.5)
         else:
             return None

@@ -220,7 +220,7 @@ class _Training:
     ) -> None:
         source = gradients.source
         self._source, self._hyperparameters, self._device = source, hyperparameters, device
-        self._arrays = fit_data(data, source, gradients.target, gradients.loss)
+        self._arrays = fit_data(data, source, gradients.target, gradients.loss_function)
         self._indices, held_out = split(
             len(self._arrays[0]), hyperparameters.validation, hyperparameters.seed
         )
@@ -228,7 +228,7 @@ class _Training:
         self._steps_per_epoch = _count_steps(source, len(self._indices), hyperparameters.batch_size)
         self._graph = StepGraph.of(gradients, hyperparameters.optimizer)
         self._session = TrainingSession(self._graph, self._arrays, device, threads, hyperparameters.seed)
-        evaluation = EvaluationGraph.of(source, gradients.loss)
+        evaluation = EvaluationGraph.of(source, gradients.loss_function)
         self._evaluation = EvaluationSession(evaluation, self._arrays, device, threads)
         self._history: list[EpochMetrics] = []
         self._step = 0

@@ -18,13 +18,14 @@ from ...graph.errors import InputError
 from ...graph.gradient_graph import GradientGraph
 from ...graph.gradients.engine import DIFFERENTIATES
 from ...graph.gradients.normalization import BATCH_STATISTICS
+from ...graph.losses import base_name
 from .budget import covariance_plan
 from .curves import Seed, as_latent, through
 from .drawing import Drawing
 from .elementwise_op import evaluate_node, partial_derivatives
 from .errors import UnknownTransferError
 from .forward_graph import forward_graph
-from .loss import output_gradient
+from .loss import HEADS, output_gradient
 from .quadrature import NODES, Array
 from .site import Backward, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
 from .state import GradientMoments, Moments, ParameterGradient
@@ -238,11 +239,18 @@ class _Backward:
         self.plain[output] = output_gradient(
             self.state.gradients.loss, moments, self.state.assumptions.label_frequencies
         )
+        self._note_unlisted_loss(output)
         for node in reversed(self.state.nodes):
             self._node(node)
         for value in list(self.values):
             if value.producer() is None and isinstance(self.values[value], Moments):
                 self._settle(value)
+
+    def _note_unlisted_loss(self, output: ir.Value) -> None:
+        name, producer = self.state.gradients.loss, output.producer()
+        if base_name(name) not in HEADS and producer is not None:
+            text = f"the loss {name} is none whose gradient is known; it is taken as the mean square's"
+            self.state.notes.append(Note(producer, text))
 
     def _node(self, node: ir.Node) -> None:
         inputs = differentiable_inputs(node)

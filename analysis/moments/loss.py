@@ -5,18 +5,20 @@ For cross-entropy with labels of frequencies f and p = softmax(z), z ~ N(mu, C):
     E[dz] = E[p] - f        E[dz dz'] = E[p p'] - E[p] f' - f E[p]' + diag f
 
 The expectations over z are taken over fixed antithetic draws of the logits alone. Targets of regression are taken as N(0, 1),
-those of binary cross-entropy as fair coins.
+those of two classes as fair coins, and probabilities of classes as equal. Weights of classes change their frequencies; labels
+that do not count are taken to be none. A loss that is not listed is taken as the mean square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ...graph.errors import InputError
+from ...graph.losses import base_name, loss_named
 from .quadrature import Array
 from .state import GradientMoments, Moments
 
@@ -33,7 +35,7 @@ def output_gradient(loss: str, output: Moments, frequencies: Array | None = None
     """Moments of the gradient at the output; not finite where the output is not.
 
     Args:
-        loss: One of HEADS.
+        loss: The loss's name, with its parameters.
         output: The model's output.
         frequencies: Share of each class among the labels of cross-entropy, `[classes]`; None for equal shares.
 
@@ -43,43 +45,69 @@ def output_gradient(loss: str, output: Moments, frequencies: Array | None = None
     if not (np.all(np.isfinite(output.mean)) and np.all(np.isfinite(output.variance))):
         unknown = np.full(output.shape, np.inf)
         return GradientMoments.of(unknown, unknown)
-    head = HEADS[loss]
-    if frequencies is not None and loss == "cross-entropy":
-        head = partial(_cross_entropy, given=frequencies)
-    mean, second, hessian = head(output)
+    head = HEADS.get(base_name(loss), _mse)
+    if base_name(loss) in _OF_LABELS:
+        head = partial(head, given=frequencies)
+    mean, second, hessian = head(output, **_parameters(loss))
     if second.shape == mean.shape:
         return GradientMoments.of(mean, np.maximum(second - mean**2, 0.0))
     covariance = second - np.outer(mean, mean)
     return GradientMoments.of(mean, np.maximum(np.diag(covariance), 0.0), covariance, hessian)
 
 
-def _cross_entropy(output: Moments, given: Array | None = None) -> Head:
-    f = _frequencies(output.shape[0], given)
+def _parameters(loss: str) -> dict[str, Any]:
+    """The parameters that a loss was given, and that its gradient depends on."""
+    if base_name(loss) not in HEADS:
+        return {}
+    given = getattr(loss_named(loss).build, "keywords", {})
+    return {name: value for name, value in given.items() if name not in ("ignore_index", "log_target")}
+
+
+def _cross_entropy(
+    output: Moments,
+    given: Array | None = None,
+    weight: Sequence[float] = (),
+    label_smoothing: float = 0.0,
+) -> Head:
+    f = _frequencies(output.shape[0], given, weight)
+    target = (1.0 - label_smoothing) * f + label_smoothing / len(f)
+    spread = np.full(len(f), label_smoothing / len(f))
+    cross = (1.0 - label_smoothing) * np.outer(f, spread)
+    square = (1.0 - label_smoothing) ** 2 * np.diag(f) + cross + cross.T + np.outer(spread, spread)
     if output.mean.ndim > 1:
-        return _per_position(output, f)
+        return _per_position(output, target, square)
+    return _of_logits(output, target, square)
+
+
+def _of_logits(output: Moments, target: Array, target_square: Array) -> Head:
+    """From E[t] and E[t t'] of the labels t as probabilities."""
     z = _draws(output)
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     mean = p.mean(0)
-    cross = np.outer(mean, f)
+    cross = np.outer(mean, target)
     square = p.T @ p / len(p)
-    return mean - f, square - cross - cross.T + np.diag(f), np.diag(mean) - square
+    return mean - target, square - cross - cross.T + target_square, np.diag(mean) - square
 
 
-def _frequencies(classes: int, given: Array | None) -> Array:
+def _frequencies(classes: int, given: Array | None, weight: Sequence[float] = ()) -> Array:
+    """The share of each class in the loss."""
     if given is not None and np.shape(given) != (classes,):
         raise InputError(
             f"label frequencies of shape {list(np.shape(given))}",
             expected=f"one for each of {classes} classes",
         )
-    return np.full(classes, 1.0 / classes) if given is None else np.asarray(given, np.float64)
+    f = np.ones(classes) if given is None else np.asarray(given, np.float64)
+    f = f * weight if len(weight) else f
+    return np.asarray(f / f.sum())
 
 
-def _per_position(output: Moments, f: Array) -> Head:
+def _per_position(output: Moments, target: Array, target_square: Array) -> Head:
     """Classes on the first axis; every position is an example of its own share of the loss."""
     positions = output.mean[0].size
-    flat = Moments(output.mean.reshape(len(f), -1).mean(1), output.variance.reshape(len(f), -1).mean(1))
-    mean, second, _ = _cross_entropy(flat, f)
+    classes = len(target)
+    flat = Moments(output.mean.reshape(classes, -1).mean(1), output.variance.reshape(classes, -1).mean(1))
+    mean, second, _ = _of_logits(flat, target, target_square)
     shape = (-1, *[1] * (output.mean.ndim - 1))
     full = output.shape
     return (
@@ -87,6 +115,28 @@ def _per_position(output: Moments, f: Array) -> Head:
         np.broadcast_to(np.diag(second).reshape(shape) / positions**2, full),
         None,
     )
+
+
+def _nll(output: Moments, given: Array | None = None, weight: Sequence[float] = ()) -> Head:
+    """dz = -1 at the label, shared by the positions."""
+    f = _frequencies(output.shape[0], given, weight)
+    if output.mean.ndim == 1:
+        return -f, np.diag(f), None
+    positions = output.mean[0].size
+    shares = np.broadcast_to(f.reshape(-1, *[1] * (output.mean.ndim - 1)), output.shape)
+    return -shares / positions, shares / positions**2, None
+
+
+def _multi_margin(output: Moments, given: Array | None = None, margin: float = 1.0) -> Head:
+    """dz_i = [margin - z_label + z_i > 0] / C beside the label, and minus their sum at the label."""
+    classes = output.shape[0]
+    z, rng = _draws(output), np.random.default_rng(1)
+    labels = rng.choice(classes, len(z), p=_frequencies(classes, given))
+    rows = np.arange(len(z))
+    slope = (margin - z[rows, labels, None] + z > 0).astype(np.float64)
+    slope[rows, labels] = 0.0
+    slope[rows, labels] = -slope.sum(1)
+    return *_moments_over_draws(slope / classes, output.shape), None
 
 
 def _mse(output: Moments) -> Head:
@@ -99,19 +149,75 @@ def _mse(output: Moments) -> Head:
     return mean, 4.0 * raw / n**2, 2.0 * np.eye(n) / n
 
 
+def _drawn(slope: Callable[[Array, Array], Array], output: Moments, *, coins: bool = False) -> Head:
+    """dz = slope(z, t) / n for targets of N(0, 1), or, for coins, of -1 or 1."""
+    z, rng = _draws(output), np.random.default_rng(1)
+    t = rng.choice([-1.0, 1.0], z.shape) if coins else rng.standard_normal(z.shape)
+    return *_moments_over_draws(slope(z, np.asarray(t)) / output.mean.size, output.shape), None
+
+
 def _l1(output: Moments) -> Head:
     """dz = sign(z - t) / n."""
-    n = output.mean.size
-    z = _draws(output)
-    t = np.random.default_rng(1).standard_normal(z.shape)
-    return *_moments_over_draws(np.sign(z - t) / n, output.shape), None
+    return _drawn(lambda z, t: np.asarray(np.sign(z - t)), output)
 
 
-def _bce(output: Moments) -> Head:
-    """dz = (sigmoid(z) - t) / n, Var t = 1/4."""
+def _smooth_l1(output: Moments, beta: float = 1.0) -> Head:
+    """dz = clip((z - t) / beta, -1, 1) / n."""
+    return _drawn(lambda z, t: np.clip((z - t) / beta, -1.0, 1.0), output)
+
+
+def _huber(output: Moments, delta: float = 1.0) -> Head:
+    """dz = clip(z - t, -delta, delta) / n."""
+    return _drawn(lambda z, t: np.clip(z - t, -delta, delta), output)
+
+
+def _hinge(output: Moments, margin: float = 1.0) -> Head:
+    """dz = -t [t z < margin] / n."""
+    return _drawn(lambda z, t: -t * (t * z < margin), output, coins=True)
+
+
+def _hinge_embedding(output: Moments, margin: float = 1.0) -> Head:
+    """dz = 1 / n where t is 1, -[z < margin] / n where t is -1."""
+    return _drawn(lambda z, t: np.where(t > 0, 1.0, -1.0 * (z < margin)), output, coins=True)
+
+
+def _bce_of_probabilities(output: Moments) -> Head:
+    """dz = (z - t) / (z (1 - z)) / n, z held in 1e-6 .. 1 - 1e-6."""
+
+    def slope(z: Array, t: Array) -> Array:
+        p = np.clip(z, 1e-6, 1.0 - 1e-6)
+        return np.asarray((p - (t + 1.0) / 2.0) / (p * (1.0 - p)))
+
+    return _drawn(slope, output, coins=True)
+
+
+def _kl(output: Moments) -> Head:
+    """dz = -t, with t the same for every class."""
+    share = 1.0 / output.shape[0]
+    return np.full(output.shape, -share), np.full(output.shape, share**2), None
+
+
+def _cosine(output: Moments) -> Head:
+    """dz = (cos z / |z| - t / |t|) / |z|."""
+    z, rng = _draws(output), np.random.default_rng(1)
+    length = np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-6)
+    t = rng.standard_normal(z.shape)
+    t /= np.linalg.norm(t, axis=1, keepdims=True)
+    cosine = (z * t).sum(1, keepdims=True) / length
+    return *_moments_over_draws((cosine * z / length - t) / length, output.shape), None
+
+
+def _bce(output: Moments, pos_weight: float | Sequence[float] = 1.0) -> Head:
+    """dz = (sigmoid(z) - t) / n, where t = 1 multiplied by its weight."""
+
+    def slope(z: Array, t: Array) -> Array:
+        p, w = 1.0 / (1.0 + np.exp(-np.clip(z, -700, 700))), np.broadcast_to(pos_weight, output.shape)
+        return np.asarray(np.where(t > 0, (p - 1.0) * w.reshape(-1), p))
+
+    if pos_weight != 1.0:
+        return _drawn(slope, output, coins=True)
     n = output.mean.size
-    slope = (1.0 / (1.0 + np.exp(-np.clip(_draws(output), -700, 700))) - 0.5) / n
-    mean, second = _moments_over_draws(slope, output.shape)
+    mean, second = _moments_over_draws((slope(_draws(output), np.zeros(1)) - 0.5) / n, output.shape)
     return mean, second + (0.25 / n**2 if second.shape == mean.shape else 0.25 * np.eye(n) / n**2), None
 
 
@@ -141,11 +247,22 @@ def _moments_over_draws(slope: Array, shape: tuple[int, ...]) -> tuple[Array, Ar
     return mean, (slope**2).mean(0).reshape(shape)
 
 
-HEADS: Mapping[str, Callable[[Moments], Head]] = {
+_OF_LABELS = ("cross-entropy", "nll", "multi-margin")
+
+HEADS: Mapping[str, Callable[..., Head]] = {
     "cross-entropy": _cross_entropy,
+    "nll": _nll,
+    "multi-margin": _multi_margin,
     "mse": _mse,
     "l1": _l1,
+    "smooth-l1": _smooth_l1,
+    "huber": _huber,
+    "bce": _bce_of_probabilities,
     "bce-with-logits": _bce,
+    "kl": _kl,
+    "hinge": _hinge,
+    "hinge-embedding": _hinge_embedding,
+    "cosine-embedding": _cosine,
     "output": _output,
 }
-"""By loss."""
+"""By loss; keyword arguments are the loss's parameters."""

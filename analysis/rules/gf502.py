@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ...graph.losses import base_name
 from ..evidence import Evidence
 from ..findings import Finding
 from .rule import Rule, finding
@@ -39,7 +40,7 @@ def check(evidence: Evidence) -> list[Finding]:
     """One finding, at the last activation."""
     gradients = evidence.prediction.state.gradients
     node = _last(gradients.source.onnx.graph)
-    if gradients.loss not in _LOSSES or node is None or node.op_type not in _PROBABILITIES:
+    if base_name(gradients.loss) not in _LOSSES or node is None or node.op_type not in _PROBABILITIES:
         return []
     message = f"the loss {gradients.loss} takes logits, and the model ends in {node.op_type} {node.name}"
     return [finding("GF502", "warning", node, message, {"loss": gradients.loss}, phase="forward")]
