@@ -202,6 +202,7 @@ def _target(gradients: GradientGraph, assumptions: Assumptions, rng: np.random.G
     shape = (assumptions.batch_size, *lengths)
     if gradients.loss_function.classes:
         return rng.choice(classes, shape, p=assumptions.label_frequencies).astype(spec.dtype.numpy())
+    drawn: Array
     match base_name(gradients.loss):
         case "bce" | "bce-with-logits":
             drawn = rng.integers(0, 2, shape)
