@@ -336,6 +336,7 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
         warnings.filterwarnings("ignore", r"The tensor attributes self.*_flat_weights", UserWarning)
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+        warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN", UserWarning)
         warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
         yield
 
