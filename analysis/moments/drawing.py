@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .drawn_op import DrawnNode, contraction
+from .drawn_op import CARRIED, DrawnNode, contraction
 from .draws import drawn_gradient, drawn_parameter, drawn_value, fitted_value, sample, sample_gradient
 from .errors import UnknownTransferError
 from .quadrature import Array
 from .site import Contribution, Operand
-from .state import GradientDraws, GradientMoments, Moments
+from .state import GradientDraws, GradientMoments, Moments, ParameterGradient
 from .transfer.table import MOVES
 
 __all__ = ["Drawing"]
@@ -28,7 +28,9 @@ _LEAST, _MOST = 8, 128
 _MAX_NUMBERS = 16_000_000
 """Numbers drawn in all, at about four tensors for each softmax."""
 
-_AFFINE = frozenset({*MOVES, "Identity", "Cast", "Neg", "Add", "Sub", "Sum", "Mul", "Div", "MatMul", "Gemm"})
+_AFFINE = frozenset(
+    {*MOVES, "Identity", "Cast", "Neg", "Add", "Sub", "Sum", "Mul", "Div", "MatMul", "Gemm", "Einsum"}
+)
 
 
 class Drawing:
@@ -57,9 +59,9 @@ class Drawing:
     def _is_affine(self, node: ir.Node, varying: Sequence[ir.Value]) -> bool:
         if any(self._moments(value).drawn is not None for value in varying):
             return False
-        if node.op_type in ("Mul", "MatMul", "Div", "Gemm", "Gather"):
+        if node.op_type in ("Mul", "MatMul", "Div", "Gemm", "Gather", "Einsum"):
             return len(varying) == 1 and (node.op_type == "Mul" or node.inputs[0] is varying[0])
-        return True
+        return node.op_type != "Concat" or len(varying) == len(node.inputs)
 
     def _moments(self, value: ir.Value) -> Moments:
         moments = self.values[value]
@@ -95,21 +97,38 @@ class Drawing:
     def starts_at(self, node: ir.Node, operands: Sequence[Operand]) -> bool:
         """Whether a node is one that only draws carry: a product of two that vary, or what is done to draws."""
         varying = [operand for operand in operands if isinstance(operand, Moments)]
-        product = node.op_type in ("MatMul", "Einsum") and len(varying) > 1
-        return product or any(operand.drawn is not None for operand in varying)
+        if node.op_type == "MatMul" and not isinstance(operands[0], Moments):
+            return True
+        if node.op_type in ("MatMul", "Einsum") and len(varying) > 1:
+            return True
+        drawn = any(operand.drawn is not None for operand in varying)
+        return node.op_type in ("Softmax", "LogSoftmax") or (drawn and node.op_type in CARRIED)
 
     def forward(self, node: ir.Node, shapes: Sequence[tuple[int, ...]]) -> list[Moments]:
-        """Moments of the outputs of a node, from draws of its inputs."""
+        """Moments of the outputs of a node, from draws of its inputs.
+
+        Raises:
+            UnknownTransferError: The node has no values for draws of its inputs.
+        """
+        try:
+            return self._forward(node, shapes)
+        except (ValueError, IndexError) as error:  # axes that are not what they were taken for
+            raise UnknownTransferError("draws of its inputs do not fit together") from error
+
+    def _forward(self, node: ir.Node, shapes: Sequence[tuple[int, ...]]) -> list[Moments]:
         self._decide_count(node, shapes)
         drawn = self._node(node)
         results = drawn.forward()
-        if not all(np.all(np.isfinite(result)) for result in results):
+        # A mask may be minus infinity.
+        if any(np.any(np.isnan(result) | np.isposinf(result)) for result in results):
             raise UnknownTransferError("draws of it are not finite")
         self.nodes.add(node)
+        self._draws.update(zip(node.outputs, results, strict=False))
         if node.op_type in ("MatMul", "Einsum"):
             return [self._of_product(drawn, results[0])]
         axes = self._axes(node, results[0])
-        if any(m is not None and m.drawn is not None for m in self._inputs(node)):
+        drawn_before = any(m is not None and m.drawn is not None for m in self._inputs(node))
+        if drawn_before or (axes and node.op_type == "Softmax"):
             return [drawn_value(result, axes or ()) for result in results]
         return [fitted_value(result, axes) for result in results]
 
@@ -133,7 +152,9 @@ class Drawing:
         inputs, output = contraction(drawn)
         token_labels = []
         for labels, moments in zip(inputs, self._inputs(drawn.node), strict=True):
-            token_labels.append({labels[axis + 1] for axis in _token_axes(moments)})
+            # Rows of a matrix that all examples share are tokens too: learned queries, or a mixture of tokens.
+            rows = {labels[-2]} if moments is None else {labels[axis + 1] for axis in _token_axes(moments)}
+            token_labels.append(rows)
         left, right = token_labels
         kept = tuple(axis for axis, label in enumerate(output[1:]) if label in left | right)
         apart = (left - right) & set(output), (right - left) & set(output)
@@ -172,8 +193,18 @@ class Drawing:
         return node in self.nodes or between
 
     def backward(self, node: ir.Node, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
-        """What each input receives."""
-        drawn, results = self._node(node), [self.of_output(value) for value in node.outputs]
+        """What each input receives.
+
+        Raises:
+            UnknownTransferError: No rule carries gradients of draws through the node.
+        """
+        try:
+            return self._backward(node, gradients)
+        except (ValueError, IndexError) as error:
+            raise UnknownTransferError("draws of its gradient do not fit together") from error
+
+    def _backward(self, node: ir.Node, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+        drawn, results = self._node(node), [self.of(value) for value in node.outputs]
         draws = [
             None if gradient is None else gradient.drawn or self._sampled(value, gradient)
             for value, gradient in zip(node.outputs, gradients, strict=True)
@@ -189,19 +220,11 @@ class Drawing:
             elif isinstance(operand, Moments):
                 received.append(drawn_gradient(GradientDraws(mean, about), None))
             else:
-                received.append(drawn_parameter(mean, about))
+                received.append(_widened(drawn_parameter(mean, about), np.shape(operand)))
         return received
 
-    def of_output(self, value: ir.Value) -> Array:
-        """Draws of a node's output; those of a sequence that was fitted are not needed again."""
-        moments = self.values.get(value)
-        held = isinstance(moments, Moments) and moments.drawn is not None
-        return (
-            moments.drawn.values if held and isinstance(moments, Moments) and moments.drawn else np.zeros(0)
-        )
-
     def _sampled(self, value: ir.Value, gradient: GradientMoments) -> GradientDraws:
-        return sample_gradient(gradient, value.name or "", self._count)
+        return sample_gradient(gradient, value.name or "", self.of(value))
 
     def settled(self, value: ir.Value, gradient: GradientMoments) -> GradientMoments:
         """At a root, with the correlations that the draws of all ways back have together."""
@@ -210,6 +233,14 @@ class Drawing:
         moments = self._moments(value)
         axes = _token_axes(moments) or tuple(range(moments.mean.ndim - 1))
         return drawn_gradient(gradient.drawn, axes)
+
+
+def _widened(gradient: ParameterGradient, shape: tuple[int, ...]) -> ParameterGradient:
+    """Of a weight some of whose rows were drawn, each standing for its neighbours."""
+    if gradient.mean.shape == shape:
+        return gradient
+    rows = np.arange(shape[0]) * len(gradient.mean) // shape[0]
+    return ParameterGradient(gradient.mean[rows], gradient.variance[rows])
 
 
 def _token_axes(moments: Moments | None) -> tuple[int, ...]:

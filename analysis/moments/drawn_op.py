@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from .transfer import elementwise
 from .transfer.shape import moved_indices
 from .transfer.table import MOVES
 
-__all__ = ["DrawnNode", "contraction"]
+__all__ = ["CARRIED", "DrawnNode", "contraction"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,10 @@ class DrawnNode:
             return [self.draws(0) * self._mask()] * len(self.node.outputs)
         if op in elementwise.OPS:
             return [r.astype(np.float32) for r in evaluate_node(self.node, self.aligned())]
-        return self._one_by_one()
+        if op in _REDUCTIONS:
+            y = _REDUCTIONS[op](self.draws(0), self._axes(), keepdims=True)
+            return [y if self._keeps_axes() else np.squeeze(y, self._axes())]
+        raise UnknownTransferError("no rule carries draws through it")
 
     def backward(self, result: Sequence[Array], dy: Sequence[Array | None]) -> list[Array | None]:
         """The gradient of each operand, with one axis of draws for shared operands too."""
@@ -80,6 +83,8 @@ class DrawnNode:
             return [first * self._mask()]
         if op in elementwise.OPS:
             return self._elementwise_back(first)
+        if op in _REDUCTIONS:
+            return [self._reduced_back(first)]
         raise UnknownTransferError("no rule carries gradients of draws through it")
 
     # operands beside the draws
@@ -140,6 +145,34 @@ class DrawnNode:
         kept = 1.0 - (0.5 if ratio is None else float(ratio.item()))
         drawn = np.random.default_rng(0).random(self.draws(0).shape, np.float32) < kept
         return np.asarray(drawn / np.float32(kept), np.float32)
+
+    def _axes(self) -> tuple[int, ...]:
+        """The axes of a reduction, among those of the draws."""
+        value = self.node.inputs[0]
+        assert value is not None
+        x = self.draws(0)
+        rank = x.ndim if value.shape is None else len(value.shape)
+        second = self.operands[1] if len(self.operands) > 1 else None
+        attribute = self.node.attributes.get("axes")
+        listed = second if second is not None else (range(rank) if attribute is None else attribute.value)
+        axes, batch = {int(axis) % rank for axis in listed}, batch_axis(value)
+        if rank == x.ndim - 1:
+            return tuple(sorted(axis + 1 for axis in axes))
+        if batch in axes:
+            raise UnknownTransferError("it reduces over the batch")
+        return tuple(sorted(axis + (axis < batch) for axis in axes))
+
+    def _keeps_axes(self) -> bool:
+        return self._scalar("keepdims") != 0.0
+
+    def _reduced_back(self, dy: Array) -> Array:
+        x, axes = self.draws(0), self._axes()
+        full = dy if self._keeps_axes() else np.expand_dims(dy, axes)
+        if self.node.op_type == "ReduceMax":
+            largest = x.max(axes, keepdims=True)
+            return np.asarray(full * (x == largest), np.float32)
+        share = x.size / full.size if self.node.op_type == "ReduceMean" else 1.0
+        return np.asarray(np.broadcast_to(full / share, x.shape), np.float32)
 
     def _moved(self) -> list[Array]:
         return [self._row()[:, index] for index in self._indices()]
@@ -216,6 +249,9 @@ class DrawnNode:
         for index, labels in enumerate(inputs):
             others = [(inputs[i], operands[i]) for i in range(len(inputs)) if i != index]
             wanted = labels if labels[0] == _DRAW else _DRAW + labels
+            if not self.varying[index] and (step := self._step(operands[index])) > 1:
+                received.append(self._some_rows(dy, output, inputs, operands, step))
+                continue
             known = set(output).union(*(set(other) for other, _ in others))
             kept = "".join(label for label in wanted if label in known)
             terms = [output, *(other for other, _ in others)]
@@ -225,6 +261,18 @@ class DrawnNode:
             shape = original.shape if self.varying[index] else (len(dy), *original.shape)
             received.append(_spread(part, kept, wanted, operands[index], self.varying[index]).reshape(shape))
         return received
+
+    def _step(self, weight: Array) -> int:
+        """Of a large weight only every so many rows are drawn."""
+        if self.node.op_type != "MatMul" or weight.ndim != 2 or not self.varying[0]:
+            return 1
+        return int(min(-(-weight.size * self.count // _MAX_WEIGHTS), weight.shape[0]))
+
+    def _some_rows(
+        self, dy: Array, output: str, inputs: Sequence[str], operands: Sequence[Array], step: int
+    ) -> Array:
+        x = operands[0][..., ::step]
+        return _contract([output, inputs[0]], [dy, x], _DRAW + inputs[1])
 
     def _elementwise_back(self, dy: Array) -> list[Array | None]:
         operands = self.aligned()
@@ -245,27 +293,20 @@ class DrawnNode:
                 received.append(None)
         return received
 
-    def _one_by_one(self) -> list[Array]:
-        """One draw after the other."""
-        drawn: list[list[Array]] = []
-        for row in range(self.count):
-            fed: list[Array | None] = []
-            for value, operand, varies in zip(self.node.inputs, self.operands, self.varying, strict=True):
-                if operand is None or not varies:
-                    fed.append(operand)
-                    continue
-                assert value is not None
-                merged = value.shape is not None and operand.ndim - 1 == len(value.shape)
-                one = operand[row]
-                fed.append(one if merged else np.expand_dims(one, min(batch_axis(value), one.ndim)))
-            drawn.append(
-                [
-                    result.take(0, batch_axis(value)) if result.shape[batch_axis(value)] == 1 else result
-                    for value, result in zip(self.node.outputs, evaluate_node(self.node, fed), strict=False)
-                ]
-            )
-        return [np.stack(column).astype(np.float32) for column in zip(*drawn, strict=True)]
 
+_REDUCTIONS: Mapping[str, Callable[..., Array]] = {
+    "ReduceSum": np.sum,
+    "ReduceMean": np.mean,
+    "ReduceMax": np.max,
+}
+
+CARRIED = frozenset(
+    {*elementwise.OPS, *MOVES, *_REDUCTIONS, "MatMul", "Einsum", "Gemm", "Softmax", "LogSoftmax", "Dropout"}
+)
+"""Ops that carry draws forward and their gradients back."""
+
+_MAX_WEIGHTS = 4_000_000
+"""Numbers in the draws of one weight's gradient."""
 
 _DRAW = "Z"
 _LETTERS = "abcdefghijklmnopqrstuvwxy"

@@ -25,11 +25,25 @@ def sample(moments: Moments, name: str, count: int) -> Array:
     return np.asarray(moments.mean.astype(np.float32) + deviations, np.float32)
 
 
-def sample_gradient(gradient: GradientMoments, name: str, count: int) -> GradientDraws:
-    """Its mean, and draws about it that are independent of the tensor's own."""
+def sample_gradient(gradient: GradientMoments, name: str, values: Array) -> GradientDraws:
+    """What draws of the tensor tell of its gradient - the mean, and how it moves with the value - and draws about that."""
     rng = np.random.default_rng(zlib.crc32(b"gradient of " + name.encode()))
-    coherent = np.broadcast_to(gradient.mean.astype(np.float32), (count, *gradient.mean.shape))
-    return GradientDraws(coherent, _deviations(gradient, rng, count))
+    coherent = np.broadcast_to(gradient.mean.astype(np.float32), values.shape)
+    coherent = coherent + _moved(gradient, values - values.mean(0))
+    return GradientDraws(coherent, _deviations(gradient, rng, len(values)))
+
+
+def _moved(gradient: GradientMoments, deviations: Array) -> Array:
+    """The hessian times the value's deviation from its mean."""
+    if gradient.hessian is not None and deviations.ndim == 2:
+        return np.asarray(deviations @ gradient.hessian.T, np.float32)
+    response = gradient.response
+    if response is None:
+        return np.zeros((), np.float32)
+    own, between = (response.own - response.between).T, response.between.T
+    rows = np.stack([as_rows(each, response.axes) for each in deviations])
+    moved = rows @ own + rows.sum(1, keepdims=True) @ between
+    return np.stack([from_rows(row, response.axes, deviations.shape[1:]) for row in moved]).astype(np.float32)
 
 
 def _deviations(moments: Moments | GradientMoments, rng: np.random.Generator, count: int) -> Array:
@@ -65,7 +79,8 @@ def _root(covariance: Array) -> Array:
 
 def drawn_value(draws: Array, axes: tuple[int, ...]) -> Moments:
     """A tensor that stays drawn; `axes` are its axes of tokens."""
-    mean, variance = draws.mean(0, dtype=np.float64), draws.var(0, dtype=np.float64)
+    finite = np.where(np.isfinite(draws), draws, 0.0)  # a mask of minus infinity has no moments
+    mean, variance = finite.mean(0, dtype=np.float64), finite.var(0, dtype=np.float64)
     return Moments(mean, variance, drawn=ValueDraws(draws, axes))
 
 

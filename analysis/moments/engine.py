@@ -231,6 +231,7 @@ class _Backward:
         self.plain: dict[ir.Value, GradientMoments] = {}
         self.seeds: dict[ir.Value, dict[int, Seed]] = defaultdict(dict)
         self.by_name = {value.name: value for value in state.values}
+        self.trained = _made_of_parameters(state)
 
     def run(self) -> None:
         output = self.state.output
@@ -279,7 +280,13 @@ class _Backward:
         gradients = [self._settle(value) for value in node.outputs]
         if all(gradient is None for gradient in gradients):
             return
-        for value, contribution in zip(node.inputs, self.drawing.backward(node, gradients), strict=False):
+        try:
+            received = self.drawing.backward(node, gradients)
+        except UnknownTransferError as error:
+            self.state.notes.append(Note(node, f"{error}; {unknown.APPROXIMATION}"))
+            operands = tuple(None if value is None else self.values[value] for value in node.inputs)
+            received = unknown.backward(self.state.site(node, operands), gradients)
+        for value, contribution in zip(node.inputs, received, strict=False):
             self._add(value, contribution)
 
     def _transfer(self, node: ir.Node, operands: tuple[Operand, ...], results: Sequence[Operand]) -> None:
@@ -359,7 +366,7 @@ class _Backward:
         """Weights that are moved or scaled before they are used."""
         gradients = [self.state.shared.get(value) for value in node.outputs]
         integers = node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point()
-        if integers or all(gradient is None for gradient in gradients):
+        if integers or node.outputs[0] not in self.trained or all(g is None for g in gradients):
             return
         site = self.state.site(node, operands)
         for value, contribution in zip(node.inputs, self._shared(site, gradients), strict=False):
@@ -375,6 +382,15 @@ class _Backward:
         text = f"no rule carries gradients of weights through it; {unknown.APPROXIMATION}"
         self.state.notes.append(Note(site.node, text))
         return unknown.backward(site, gradients)
+
+
+def _made_of_parameters(state: Propagation) -> set[ir.Value]:
+    """Tensors that depend on a parameter; the gradients of others, such as masks, are of no use."""
+    found = {value for value in state.values if value.name in state.gradients.source.parameters}
+    for node in state.nodes:
+        if any(value in found for value in node.inputs if value is not None):
+            found.update(node.outputs)
+    return found
 
 
 def _filled(what: str, assumed: float | Array, value: ir.Value, shape: tuple[int, ...]) -> Array:

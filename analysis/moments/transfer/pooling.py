@@ -79,7 +79,8 @@ def mean_forward(site: Site) -> Sequence[Moments]:
     if _pools_features(x, axes):
         y = dense(x, _averaging(x), site.full_covariance or x.shape[-1] <= MATRIX_LIMIT)
         kept = y.shape if keep else y.shape[:-1]
-        return [replace(y, mean=y.mean.reshape(kept), variance=y.variance.reshape(kept))]
+        each, spread = y.mean.reshape(kept), y.variance.reshape(kept)
+        return [replace(y, mean=each, variance=spread, positive=_is_positive(x))]
     mean = x.mean.mean(axes, keepdims=keep)
     if x.mean.ndim > 1:
         site.notes.append("the elements it averages are taken as independent")

@@ -9,7 +9,17 @@ from collections.abc import Mapping
 
 from ....graph.recurrence import RECURRENT
 from ..site import Transfer
-from . import convolution, embedding, linear, normalization, pooling, recurrent, shape
+from . import (
+    concat,
+    convolution,
+    einsum,
+    embedding,
+    linear,
+    normalization,
+    pooling,
+    recurrent,
+    shape,
+)
 
 __all__ = ["MOVES", "TABLE"]
 
@@ -31,10 +41,12 @@ MOVES = (
 
 TABLE: Mapping[str, Transfer] = {
     **dict.fromkeys(MOVES, Transfer(shape.forward, shape.backward)),
+    "Concat": Transfer(concat.forward, concat.backward),
     "Gather": Transfer(embedding.gather_forward, embedding.gather_backward),
     # matrix products and convolutions
     "Gemm": Transfer(linear.gemm_forward, linear.gemm_backward),
     "MatMul": Transfer(linear.matmul_forward, linear.matmul_backward),
+    "Einsum": Transfer(einsum.forward, einsum.backward),
     "Conv": Transfer(convolution.forward, convolution.backward),
     # recurrence
     **dict.fromkeys(RECURRENT, Transfer(recurrent.forward, recurrent.backward)),
