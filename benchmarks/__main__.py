@@ -16,6 +16,7 @@ BENCHMARKS = {
     "conversion": "time of a conversion, against the framework's own exporter",
     "large": "memory that a model of more than 2 GB takes",
     "applications": "networks of keras.applications, converted and trained beside Keras",
+    "recurrence": "a recurrent layer written out step by step, against the same layer as a Scan",
     "fuzz": "gradients of random nodes against finite differences, family by family",
     "portability": "the same graphs on the newest plain onnxruntime",
 }
