@@ -3,13 +3,18 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from gradfuse.analysis import RULES, THRESHOLDS, Finding, analyse, explain
-from gradfuse.graph import InputError
+from gradfuse.analysis import RULES, THRESHOLDS, Finding, analyse, explain, probe
+from gradfuse.analysis.moments import Assumptions
+from gradfuse.converters import convert
+from gradfuse.graph import GradientGraph, InputError
+from gradfuse.models import cnn as cnn_model
+from gradfuse.models import mlp as mlp_model
 
 from .analysis_networks import gradient_graph, mlp
 
@@ -88,6 +93,14 @@ def test_gf102_names_fast_growing_activations(function: Callable[[torch.Tensor],
 def test_gf102_leaves_activations_alone_that_grow_linearly(activation: nn.Module) -> None:
     torch.manual_seed(1)
     assert findings(Stack(activation, 6, 2.5), 24, "GF102") == []
+
+
+@pytest.mark.parametrize("network", [mlp_model, cnn_model], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("probed", [False, True], ids=["static", "probe"])
+def test_a_healthy_reference_model_gets_no_finding(network: ModuleType, probed: bool) -> None:
+    graph = GradientGraph.of(convert(network.pytorch(), verify=False).model)
+    measurement = probe(graph, Assumptions()) if probed else None
+    assert analyse(graph, measurement=measurement).failures("warning") == []
 
 
 def test_every_rule_has_its_page_under_the_fixed_headings() -> None:
