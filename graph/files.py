@@ -17,7 +17,7 @@ from .errors import InputError
 from .rewriting import is_large
 from .source import source_layer
 
-__all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model", "with_data"]
+__all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model"]
 
 MAX_IR_VERSION = 10
 """The newest IR version that onnxruntime-training 1.19 reads."""
@@ -79,7 +79,7 @@ def _read_small_tensors(model: ir.Model) -> None:
                     node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
 
 
-def with_data(model: ir.Model) -> ir.Model:
+def _with_data(model: ir.Model) -> ir.Model:
     """The model with all of its weights in memory, as it must be to stand in one file; itself where they are."""
     initializers = model.graph.initializers.values()
     if not any(isinstance(value.const_value, ir.ExternalTensor) for value in initializers):
@@ -205,7 +205,7 @@ def save_model(model: ir.Model, path: str | Path) -> Path:
     )
     if size <= _EXTERNAL_ABOVE:
         with atomic_path(path) as temporary:
-            ir.save(with_data(model), temporary, format="protobuf")
+            ir.save(_with_data(model), temporary, format="protobuf")
         return path
     # The weights are written under their final name inside a temporary folder, since the model records that name.
     with atomic_path(path) as temporary:

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ..graph.errors import InputError
-from ..graph.files import save_model, with_data
+from ..graph.files import save_model
 
 __all__ = ["DEVICES", "onnxruntime_for", "open_session"]
 
@@ -65,9 +65,15 @@ def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Any:
     options.log_severity_level = 3
     # Operators that a device lacks run on the CPU.
     providers = list(dict.fromkeys((DEVICES[device], DEVICES["cpu"])))
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    if sum(tensor.nbytes for tensor in tensors if tensor is not None) <= _IN_MEMORY:
-        serialized = ir.serde.serialize_model(with_data(model)).SerializeToString()
+    tensors = [
+        value.const_value for value in model.graph.initializers.values() if value.const_value is not None
+    ]
+    mapped = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    if sum(tensor.nbytes for tensor in tensors) - sum(tensor.nbytes for tensor in mapped) <= _IN_MEMORY:
+        # Those that lie in a file are handed over as they are mapped, whatever their size.
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in mapped]
+        options.add_external_initializers([tensor.name for tensor in mapped], values)
+        serialized = ir.serde.serialize_model(model).SerializeToString()
         return onnxruntime.InferenceSession(serialized, options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="gradfuse-") as folder:
         path = save_model(model, Path(folder) / "model.onnx")

@@ -237,10 +237,12 @@ class _Training:
     def settings(self) -> dict[str, Any]:
         """All that the outcome depends on, as JSON values."""
         graph = ir.serde.serialize_model(self._graph.onnx).SerializeToString()
+        constants = [value.const_value for value in self._graph.onnx.graph.initializers.values()]
+        mapped = [tensor.numpy() for tensor in constants if isinstance(tensor, ir.ExternalTensor)]
         return {
             **self._hyperparameters.settings(),
             "device": self._device,
-            "graph_sha256": _sha256(graph, *self._graph.initial.values()),
+            "graph_sha256": _sha256(graph, *self._graph.initial.values(), *mapped),
             "data_sha256": _sha256(*self._arrays),
         }
 
@@ -398,7 +400,7 @@ def _sha256(*parts: bytes | Array) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else f"{part.dtype}{part.shape}".encode())
-        digest.update(b"" if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
+        digest.update(b"" if isinstance(part, bytes) else np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
