@@ -164,7 +164,7 @@ def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
 
 def layer_norm_forward(site: Site) -> Sequence[Moments]:
     """Each example's features to mean 0 and variance 1, then gamma and beta."""
-    if site.x.mean.ndim > 1:
+    if site.x.mean.ndim > len(_feature_axes(site)):
         y = sequence_norm.forward(site, _feature_axes(site))
         return [y, *[Moments(site.x.mean, site.x.variance)] * (len(site.node.outputs) - 1)]
     x, (centred, std) = site.x, _feature_statistics(site)
@@ -181,7 +181,7 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     """The formula above, and sums over the batch and the other axes for gamma and beta."""
     dy = gradients[0]
     assert dy is not None
-    if dy.mean.ndim > 1:
+    if dy.mean.ndim > len(_feature_axes(site)):
         return sequence_norm.backward(site, dy, _feature_axes(site))
     centred, std = _feature_statistics(site)
     gamma, axes = site.array(1).astype(np.float64), _feature_axes(site)

@@ -1,0 +1,119 @@
+"""Sequences: the mathematics of tokens against draws, and predictions against measured gradients."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradfuse.analysis import analyse
+from gradfuse.analysis.moments.drawn_op import _contract
+from gradfuse.analysis.moments.draws import fitted_value, sample
+from gradfuse.analysis.moments.state import GradientMoments, Moments
+from gradfuse.analysis.moments.tokens import TokenCorrelation
+from gradfuse.analysis.moments.transfer.sequence import dense, mean_of_tokens, weight_gradient
+
+from .analysis_networks import gradient_graph, measured_rms
+
+Array = np.ndarray[Any, Any]
+
+LENGTH, FEATURES = 5, 3
+
+
+def correlated_sequence(seed: int) -> tuple[Array, Array, TokenCorrelation]:
+    """Mean, variance and correlation of a sequence whose tokens share half of what varies."""
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((FEATURES, FEATURES))
+    within = root @ root.T
+    within /= np.sqrt(np.outer(np.diag(within), np.diag(within)))
+    mean = rng.standard_normal((LENGTH, FEATURES))
+    variance = np.outer(rng.uniform(0.5, 2.0, LENGTH), rng.uniform(0.5, 2.0, FEATURES))
+    return mean, variance, TokenCorrelation((0,), within, 0.5 * within)
+
+
+def test_a_weight_that_all_tokens_use_against_draws() -> None:
+    x, dy = Moments(*_with_tokens(1)), GradientMoments.of(*_parts(2))
+    predicted = weight_gradient(x, dy, np.ones((FEATURES, FEATURES)))
+    one, other = sample(x, "x", 200_000), sample(Moments(*_with_tokens(2)), "dy", 200_000)
+    products = np.einsum("ntf,ntg->nfg", one, other[::-1])
+    np.testing.assert_allclose(predicted.mean, products.mean(0), atol=0.1)
+    np.testing.assert_allclose(predicted.variance, products.var(0), rtol=0.05)
+
+
+def _with_tokens(seed: int) -> tuple[Any, ...]:
+    mean, variance, tokens = correlated_sequence(seed)
+    return mean, variance, None, None, False, tokens
+
+
+def _parts(seed: int) -> tuple[Any, ...]:
+    mean, variance, tokens = correlated_sequence(seed)
+    return mean, variance, None, None, tokens
+
+
+def test_a_dense_layer_and_a_mean_over_tokens_against_draws() -> None:
+    x = Moments(*_with_tokens(3))
+    weight = np.random.default_rng(4).standard_normal((FEATURES, 2))
+    draws = sample(x, "x", 200_000) @ weight
+    y = dense(x, weight, full=True)
+    assert y.tokens is not None
+    np.testing.assert_allclose(y.variance, draws.var(0), rtol=0.05)
+    _, variance, covariance = mean_of_tokens(y, y.tokens)
+    pooled = draws.mean(1)
+    np.testing.assert_allclose(variance, pooled.var(0), rtol=0.05)
+    np.testing.assert_allclose(covariance, np.cov(pooled.T), rtol=0.05, atol=0.02)
+
+
+def test_draws_have_the_moments_that_they_are_fitted_to() -> None:
+    x = Moments(*_with_tokens(5))
+    fitted = fitted_value(sample(x, "x", 100_000), (0,))
+    assert fitted.tokens is not None
+    assert x.tokens is not None
+    np.testing.assert_allclose(fitted.variance, x.variance, rtol=0.05)
+    np.testing.assert_allclose(fitted.tokens.within, x.tokens.within, atol=0.03)
+    np.testing.assert_allclose(fitted.tokens.between, x.tokens.between, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output"),
+    [(("Zaxy", "Zayw"), "Zaxw"), (("Zxy", "yw"), "Zxw"), (("xy", "Zyw"), "Zxw"), (("Zxw", "Zxy"), "Zyw")],
+)
+def test_products_of_draws_against_einstein_summation(inputs: tuple[str, str], output: str) -> None:
+    lengths = dict(zip("Zaxyw", (6, 2, 3, 4, 5), strict=True))
+    rng = np.random.default_rng(6)
+    arrays = [rng.standard_normal([lengths[label] for label in labels]) for labels in inputs]
+    expected = np.einsum(f"{inputs[0]},{inputs[1]}->{output}", *arrays)
+    np.testing.assert_allclose(_contract(inputs, arrays, output), expected)
+
+
+class Encoder(nn.Module):
+    """Two transformer encoder layers."""
+
+    def __init__(self, norm_first: bool, pool: str, mask: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True, norm_first=norm_first)
+            for _ in range(2)
+        )
+        self.last, self.pool, self.mask = nn.Linear(16, 10), pool, mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.mask else None
+        for layer in self.layers:
+            x = layer(x, src_mask=mask)
+        pooled = x.mean(1) if self.pool == "mean" else x[:, 0 if self.pool == "first" else -1]
+        return self.last(pooled)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("norm_first", "pool", "mask"), [(True, "mean", False), (True, "last", True), (False, "first", False)]
+)
+def test_parameters_of_a_transformer(norm_first: bool, pool: str, mask: bool) -> None:
+    torch.manual_seed(20)
+    module = Encoder(norm_first, pool, mask)
+    report = analyse(gradient_graph(module, (8, 16)))
+    assert [finding for finding in report.findings if finding.code == "GF901"] == []
+    predicted = {entry.tensor: entry.grad_rms for entry in report.profile}
+    for name, rms in measured_rms(module, (8, 16), 24).items():
+        assert abs(math.log(predicted[name] / rms)) < math.log(1.6), name
