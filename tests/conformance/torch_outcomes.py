@@ -13,11 +13,12 @@ from functools import cache, partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
-from gradfuse.converters import convert, pytorch
+from gradfuse.converters import convert, pytorch, to_source
 from gradfuse.converters.parity import ParityResult, check_parity
 from gradfuse.graph import GradfuseError, TrainableModel
 from gradfuse.graph.source import LAYER
@@ -126,6 +127,18 @@ def _outcomes(names: tuple[str, ...]) -> dict[str, Outcome]:
     return {name: _of_row(index, model, results) for index, name in enumerate(names)}
 
 
+def _sent_home(model: TrainableModel, module: nn.Module) -> TrainableModel:
+    """The model with other parameters and running statistics, which the module has been filled with."""
+    clone, weights = model.onnx.clone(), {}
+    for name in (*model.parameters, *model.state):
+        value = clone.graph.initializers[name]
+        assert value.const_value is not None
+        weights[name] = value.const_value.numpy() * np.float32(1.05)
+        value.const_value = ir.tensor(weights[name], name=name)
+    to_source(weights, module)
+    return replace(model, onnx=clone)
+
+
 def _of_batch(model: TrainableModel, batch: int) -> TrainableModel:
     """The model with a static batch, from which more of the shapes follow."""
     clone = model.onnx.clone()
@@ -175,8 +188,8 @@ def section() -> str:
 
 _HEAD = (
     "{count} rows pass, {refused} are refused. Each is converted once and run at batches of {batches}, with a dynamic batch\n"
-    "and, for the last, with a static one; the gradients of all of its parameters and inputs are compared with those of\n"
-    "PyTorch's autograd."
+    "and, for the last, with a static one, after other weights and statistics were sent home into the module; the gradients\n"
+    "of all of its parameters and inputs are compared with those of PyTorch's autograd."
 )
 
 

@@ -2,7 +2,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from torch import nn
 
+import gradfuse
 from gradfuse.converters import from_keras, from_pytorch, to_source
 from gradfuse.graph import InputError, evaluate
 from gradfuse.models import cnn
@@ -80,3 +82,21 @@ def test_weights_that_do_not_fit_leave_a_keras_model_as_it_was():
 def test_only_models_take_weights():
     with pytest.raises(InputError, match=r"a list takes no weights; a torch.nn.Module or keras.Model"):
         to_source({}, [])
+
+
+def test_frozen_parameters_stay_bit_identical_through_training():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    module[0].weight.requires_grad_(False)
+    module[3].bias.requires_grad_(False)
+    module[1].eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((32, 4)).astype(np.float32), rng.integers(0, 3, 32)
+    trained = gradfuse.train(module, data, epochs=2, optimizer="adamw", weight_decay=0.1, lr=0.1)
+    trained.to_source(module)
+    same = {name for name, tensor in module.state_dict().items() if torch.equal(tensor, before[name])}
+    assert same == {"0.weight", "3.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    for name in ("0.weight", "3.bias", "1.running_mean"):
+        value = trained.model.onnx.graph.initializers[name].const_value.numpy()
+        np.testing.assert_array_equal(value, before[name])
