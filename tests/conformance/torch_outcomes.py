@@ -122,7 +122,7 @@ def _outcomes(names: tuple[str, ...]) -> dict[str, Outcome]:
     )
     results = [
         check(model, batches=[batch for batch in BATCHES if batch >= rows[0].least]),
-        check(_of_batch(model, BATCHES[-1]), batches=BATCHES[-1:]),
+        check(_of_batch(_sent_home(model, module), BATCHES[-1]), batches=BATCHES[-1:]),
     ]
     return {name: _of_row(index, model, results) for index, name in enumerate(names)}
 
