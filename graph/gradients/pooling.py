@@ -149,3 +149,10 @@ def global_max_pool(g: Adjoint) -> Gradients:
     """y = the largest element over all spatial axes; those that tie share the gradient, as torch.amax does."""
     attained = g.x.equals(g.y).cast_like(g.dy)
     return (g.dy * attained / attained.sum(range(2, g.rank())),)
+
+
+def global_lp_pool(g: Adjoint) -> Gradients:
+    """y = (sum |x|^p)^(1/p) over all spatial axes; 0 where y is 0."""
+    p, zero = float(g.attribute("p", 2)), g.y.equals(0.0)
+    share = where(zero, 0.0, g.dy * where(zero, 1.0, g.y) ** (1.0 - p))
+    return (share * g.x.sign() * g.x.abs() ** (p - 1.0),)

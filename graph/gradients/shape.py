@@ -24,6 +24,12 @@ def transpose(g: Adjoint) -> Gradients:
     return (g.dy.transpose(*sorted(range(rank), key=perm.__getitem__)),)
 
 
+def reverse_sequence(g: Adjoint) -> Gradients:
+    """y = x with the first elements of each example, as many as it has, in the opposite order: the same once more undoes it."""
+    batch, time = g.attribute("batch_axis", 1), g.attribute("time_axis", 0)
+    return (g.builder.op("ReverseSequence", g.dy, g.input(1), batch_axis=batch, time_axis=time),)
+
+
 def expand(g: Adjoint) -> Gradients:
     """y = x broadcast to a shape."""
     return (sum_to(g.dy, g.x, g.y.dims, [None]),)

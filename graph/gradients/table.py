@@ -100,6 +100,7 @@ _PLAIN = {
     "LpPool": pooling.lp_pool,
     "GlobalAveragePool": pooling.global_average_pool,
     "GlobalMaxPool": pooling.global_max_pool,
+    "GlobalLpPool": pooling.global_lp_pool,
     # reductions
     "ReduceSum": reduction.reduce_sum,
     "ReduceMean": reduction.reduce_mean,
@@ -118,6 +119,7 @@ _PLAIN = {
     "Squeeze": shape.reshape,
     "Unsqueeze": shape.reshape,
     "Transpose": shape.transpose,
+    "ReverseSequence": shape.reverse_sequence,
     "Expand": shape.expand,
     "Tile": shape.tile,
     "Concat": shape.concat,

@@ -647,6 +647,16 @@ EINSUMS = [
 ]
 
 POOLS = [
+    *(
+        Case(
+            f"GlobalLpPool p={p}",
+            f"y = GlobalLpPool <p = {p}> (x)",
+            {"x": (2, 3, 4, 5)},
+            lambda x, p=p: x.abs().pow(p).sum((2, 3), keepdim=True).pow(1 / p),
+            dtypes=("float",),
+        )
+        for p in (1, 2, 3)
+    ),
     max_pool((2, 3, 8), [2], [2]),
     max_pool((2, 3, 8, 6), [2, 2], [2, 2]),
     max_pool(_tied(2, 3, 8, 6), [2, 2], [2, 2]),
@@ -913,6 +923,13 @@ def _shape(name: str, body: str, x: Data, reference: Callable[..., Any], **optio
 
 
 SHAPES = [
+    Case(
+        "ReverseSequence",
+        "y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, n)",
+        {"x": (3, 4, 2), "n": np.array([1, 3, 4])},
+        lambda x, n: torch.stack([torch.cat([e[:k].flip(0), e[k:]]) for e, k in zip(x, n, strict=True)]),
+        dims=("static", "symbolic"),
+    ),
     _shape(
         "Reshape",
         "s = Constant <value_ints = [0, -1]> () y = Reshape (x, s)",
