@@ -28,7 +28,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="The model: module:callable, file.py:callable, a .keras file, or an .onnx file.",
+        help="The model: module:callable, file.py:callable, a .keras file, a SavedModel folder, or an .onnx file.",
         show_default=False,
     ),
 ]

@@ -18,6 +18,7 @@ from .locate import locate
 from .onnx_file import OnnxFile
 from .parameters import choose_parameters
 from .parity import ParityResult, check_outputs, check_parity, loss_for
+from .saved_model import SavedModel, saved
 
 __all__ = ["Conversion", "convert"]
 
@@ -52,8 +53,8 @@ def convert(
     """Convert a model and check the result against its source.
 
     Args:
-        source: A `torch.nn.Module`, a `keras.Model`, a TrainableModel, or what names one: `module:callable`,
-            `file.py:callable`, a `.keras` or `.onnx` file.
+        source: A `torch.nn.Module`, a `keras.Model`, a `tf.Module`, a TrainableModel, or what names one: `module:callable`,
+            `file.py:callable`, a `.keras` or `.onnx` file, a SavedModel folder.
         example_input: An array, a tuple of arrays for several inputs, or the shape of one example without the batch, as
             `(1, 28, 28)`. By default it follows from the model.
         opset: Opset of the graph, 18 to 21; an ONNX file keeps its own where that is one of these.
@@ -96,14 +97,18 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
         examples = _examples(keras_call.example_for, source, example_input) if needed else []
         model = from_keras(source, examples or None, opset=opset)
         reference = partial(keras_call.reference, source)
+    elif framework == "tensorflow" or isinstance(source, SavedModel):
+        whole = source if isinstance(source, SavedModel) else saved(source)
+        model = whole.convert(opset=opset)
+        examples = _examples(SavedModel.example_for, whole, example_input) if verify else []
+        reference = partial(whole.reference)
     else:
         raise InputError(
             f"a {type(source).__name__} is no model",
             expected="a torch.nn.Module, a keras.Model, a TrainableModel, or the name of one",
         )
-    return Conversion(
-        model, check_parity(model, reference, examples, tolerance=tolerance) if verify else None
-    )
+    parity = check_parity(model, reference, examples, tolerance=tolerance) if verify else None
+    return Conversion(model, parity, keras_call.notes(source) if framework == "keras" else ())
 
 
 def _convert_file(file: OnnxFile, example_input: Any, tolerance: float, verify: bool) -> Conversion:

@@ -70,9 +70,17 @@ class _QuietImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+_MODELS = (
+    ("pytorch", "torch", "nn.Module"),
+    ("keras", "keras", "Model"),
+    ("tensorflow", "tensorflow", "Module"),
+)
+"""Each framework, its package, and its class of models."""
+
+
 def framework_of(model: Any) -> str:
-    """`pytorch` for a `torch.nn.Module`, `keras` for a `keras.Model`, else nothing; imports neither."""
-    for framework, library, of in (("pytorch", "torch", "nn.Module"), ("keras", "keras", "Model")):
+    """`pytorch` for a `torch.nn.Module`, `keras` for a `keras.Model`, `tensorflow` for any other `tf.Module`; imports none."""
+    for framework, library, of in _MODELS:
         if library in sys.modules and isinstance(model, operator.attrgetter(of)(sys.modules[library])):
             return framework
     return ""

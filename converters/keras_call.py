@@ -107,6 +107,23 @@ def variables(model: Any) -> dict[str, Any]:
     return named
 
 
+def notes(model: Any) -> tuple[str, ...]:
+    """What Keras's own training adds to a model that its converted graph does not have."""
+    found = [
+        f"the {what} of {', '.join(names)} stays with Keras: {instead}"
+        for what, instead in _OF_TRAINING.items()
+        if (names := [v.path for v in model.trainable_variables if getattr(v, what, None) is not None])
+    ]
+    active = [layer.name for layer in layers_of(model) if getattr(layer, "activity_regularizer", None)]
+    return (*found, *(f"the activity regularizer of {name} stays with Keras" for name in active))
+
+
+_OF_TRAINING = {
+    "regularizer": "gradfuse minimises the loss alone; weight decay does what an L2 penalty does under SGD",
+    "constraint": "gradfuse's optimizers do not project parameters",
+}
+
+
 def _check_built(model: Any) -> None:
     keras = require("tensorflow", "keras")
     if (backend := keras.backend.backend()) != "tensorflow":

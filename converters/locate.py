@@ -1,4 +1,4 @@
-"""Finding the model that a SOURCE names: `module:callable`, `file.py:callable`, a `.keras` or an `.onnx` file."""
+"""Finding the model that a SOURCE names: `module:callable`, `file.py:callable`, a `.keras` or `.onnx` file, a SavedModel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..graph.errors import InputError, UnsupportedError
 from ..graph.model import TrainableModel
 from .frameworks import framework_of, quieten_tensorflow, require
 from .onnx_file import read_onnx
+from .saved_model import load_saved_model
 
 __all__ = ["Located", "locate"]
 
 _BUILDER = "a function without arguments that returns a model"
-_FORMS = "module:callable, file.py:callable, a .keras file or an .onnx file"
+_FORMS = "module:callable, file.py:callable, a .keras file, a SavedModel folder or an .onnx file"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Located:
     """A model, as its framework has it.
 
     Attributes:
-        model: A `torch.nn.Module`, `keras.Model`, OnnxFile or TrainableModel.
+        model: A `torch.nn.Module`, `keras.Model`, `tf.Module`, SavedModel, OnnxFile or TrainableModel.
         example_input: The example input that came with it, or None.
     """
 
@@ -50,7 +51,7 @@ def locate(source: str | Path) -> Located:
     if path.suffix in _LOADERS:
         return Located(_LOADERS[path.suffix](path))
     if path.is_dir():
-        return _refuse_folder(path)
+        return _load_folder(path)
     if not all(text.rpartition(":")):
         missing = "" if path.exists() else ", and no such file exists"
         raise InputError(f"{text!r} names no model{missing}", expected=_FORMS)
@@ -58,12 +59,9 @@ def locate(source: str | Path) -> Located:
     return _build(text, find_callable(text, _BUILDER))
 
 
-def _refuse_folder(path: Path) -> Located:
+def _load_folder(path: Path) -> Located:
     if (path / "saved_model.pb").is_file():
-        raise UnsupportedError(
-            f"{path} is a SavedModel: it holds the inference graph, without BatchNorm and dropout as they train",
-            remedy="save the model with model.save('model.keras') and pass that file",
-        )
+        return Located(load_saved_model(path))
     raise InputError(f"{path} is a folder without a model", expected=_FORMS)
 
 
@@ -109,5 +107,5 @@ def _build(source: str, function: Any) -> Located:
         return Located(model, example_input)
     raise InputError(
         f"{source} returned {kind_of(result)}",
-        expected="a torch.nn.Module, a keras.Model, or a pair of one and an example input",
+        expected="a torch.nn.Module, a keras.Model, a tf.Module, or a pair of one and an example input",
     )

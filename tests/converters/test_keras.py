@@ -3,6 +3,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import gradfuse
 from gradfuse.converters import convert, from_keras
 from gradfuse.converters.frameworks import require
 from gradfuse.graph import ConversionError, GradientGraph, InputError, UnsupportedError, evaluate
@@ -279,3 +280,82 @@ def test_an_open_length_needs_an_example():
     ):
         convert(model)
     assert convert(model, example_input=(4, 3)).parity.error < 1e-4
+
+
+def test_what_keras_adds_to_training_is_told():
+    x = keras.Input((4,))
+    layer = layers.Dense(2, kernel_regularizer="l2", bias_constraint="non_neg", name="fc")
+    (penalty, projection) = convert(keras.Model(x, layer(x))).notes
+    assert penalty.startswith("the regularizer of fc/kernel stays with Keras")
+    assert projection.startswith("the constraint of fc/bias stays with Keras")
+
+
+def test_frozen_variables_are_bit_identical_after_training(source, conversion):
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((12, 6, 5)).astype(np.float32), rng.integers(0, 3, 12)
+    frozen = {v.path: v.numpy() for layer in ("fixed", "frozen") for v in source.get_layer(layer).weights}
+    trained = gradfuse.train(conversion.model, data, epochs=2, batch_size=4, validation=0.0, lr=0.1)
+    home = keras.models.clone_model(source)
+    home.set_weights(source.get_weights())
+    trained.to_source(home)
+    after = {variable.path: variable.numpy() for variable in home.variables}
+    assert any(not np.array_equal(after[name], v.numpy()) for name, v in _by_path(source, "wide").items())
+    for name, before in frozen.items():
+        np.testing.assert_array_equal(after[name], before, err_msg=name)
+
+
+def _by_path(model, layer):
+    return {variable.path: variable for variable in model.get_layer(layer).weights}
+
+
+@pytest.mark.parametrize(
+    ("layer", "mean", "variance"),
+    [
+        (layers.GaussianNoise(0.5), 2.0, 0.25),
+        (layers.GaussianDropout(0.2), 2.0, 0.25 * 4),
+        (layers.AlphaDropout(0.2), None, None),
+    ],
+    ids=["GaussianNoise", "GaussianDropout", "AlphaDropout"],
+)
+def test_noise_is_live_in_training_and_gone_at_inference(layer, mean, variance):
+    x = keras.Input((5000, 1))
+    model = from_keras(keras.Model(x, layers.Dense(1, kernel_initializer="ones")(layer(x))))
+    data = np.full((8, 5000, 1), 2.0, np.float32)
+    (still,) = evaluate(model.onnx, {"input": data}).values()
+    np.testing.assert_allclose(still, data, rtol=1e-6)
+    training = GradientGraph.of(model, "mse")
+    results = evaluate(training.onnx, {"input": data, training.target.name: data})
+    noisy = results[model.outputs[0].name]
+    assert len(np.unique(noisy)) > 1
+    if (
+        mean is None
+    ):  # two values: what is kept, and what is dropped to the limit of SELU, both scaled and moved
+        low, high = np.unique(noisy.round(4))
+        scale, limit = (0.8 * (1 + 0.2 * 1.7580993**2)) ** -0.5, -1.7580993
+        offset = -scale * limit * 0.2
+        np.testing.assert_allclose([low, high], [scale * limit + offset, 2 * scale + offset], atol=1e-4)
+        np.testing.assert_allclose((noisy > 0).mean(), 0.8, atol=0.01)
+    else:
+        np.testing.assert_allclose(noisy.mean(), mean, atol=0.02)
+        np.testing.assert_allclose(noisy.var(), variance, rtol=0.05)
+
+
+def test_two_dropouts_of_one_tensor_draw_masks_of_their_own():
+    x = keras.Input((2000,))
+    first, second = layers.Dropout(0.5)(x), layers.Dropout(0.5)(x)
+    model = from_keras(keras.Model(x, layers.Concatenate()([first, second])))
+    training = GradientGraph.of(model, "mse")
+    data = np.ones((2, 2000), np.float32)
+    results = evaluate(training.onnx, {"input": data, training.target.name: np.ones((2, 4000), np.float32)})
+    a, b = np.split(results[model.outputs[0].name] > 0, 2, axis=1)
+    np.testing.assert_allclose((a & b).mean(), 0.25, atol=0.05)
+
+
+def test_a_recurrent_layer_needs_its_number_of_steps():
+    x = keras.Input((None, 3))
+    model = keras.Model(x, layers.LSTM(2, name="memory")(x))
+    with pytest.raises(UnsupportedError, match="the LSTM layer 'memory' runs over a dynamic number of steps"):
+        from_keras(model)
+    lstm = convert(model, example_input=(4, 3)).model
+    assert [node.op_type for node in lstm.onnx.graph].count("LSTM") == 1
+    assert not nodes(lstm, "Loop")

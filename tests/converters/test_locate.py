@@ -132,13 +132,6 @@ def test_files_that_can_run_code_are_not_loaded(folder, name, remedy):
         locate(name)
 
 
-def test_a_saved_model_folder_is_refused_with_advice(folder):
-    (folder / "saved").mkdir()
-    (folder / "saved" / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(UnsupportedError, match=r"saved is a SavedModel: .*model.save\('model.keras'\)"):
-        locate("saved")
-
-
 def test_a_keras_file_is_loaded(folder):
     import keras
 
