@@ -369,3 +369,26 @@ def test_a_convolution_needs_an_example():
         InputError, match=r"does not follow from its first layer Conv2d; example_input, or --input-shape"
     ):
         convert(nn.Sequential(nn.Conv2d(1, 2, 3)))
+
+
+def test_the_gradient_of_a_while_loop_is_that_of_all_its_iterations():
+    class Repeated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            def again(i, y):
+                return i + 1, self.fc(y).tanh()
+
+            return torch.while_loop(lambda i, y: i < 3, again, (torch.tensor(0), x))[1]
+
+    torch.manual_seed(0)
+    module, x = Repeated(), torch.randn(3, 4)
+    graph = GradientGraph.of(from_pytorch(module, x), "output")
+    found = evaluate(graph.onnx, {graph.source.inputs[0].name: x.numpy()})
+    y = x
+    for _ in range(3):
+        y = module.fc(y).tanh()
+    (expected,) = torch.autograd.grad(y.mean(), module.fc.weight)
+    np.testing.assert_allclose(found[graph.gradients["fc.weight"]], expected, rtol=1e-4, atol=1e-7)
