@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     worst = 0.0
     print(f"{'':24} exporter  convert    check   ratio")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     for framework, networks in NETWORKS.items():
         for name in networks:
             build = getattr(importlib.import_module(f"gradfuse.models.{name}"), framework)
