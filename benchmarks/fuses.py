@@ -2,7 +2,7 @@
 
 adding    a tanh RNN of spectral radius 1.4 on the adding problem, with and without `--clip auto`
 auto      networks that the report calls `explodes` or `stable`, trained with and without its plan
-cost      the time of a step with `global-norm` on every parameter, beside the same step without
+cost      a step with `global-norm` on every parameter beside the same step without: CPU time on one thread
 """
 
 from __future__ import annotations
