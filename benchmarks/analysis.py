@@ -22,6 +22,8 @@ from gradfuse.analysis import analyse
 from gradfuse.converters import convert
 from gradfuse.graph import GradientGraph
 
+from .sequence_networks import encoder
+
 BATCHES, BATCH_SIZE, CLASSES, THREADS = 64, 32, 10, 2
 
 Build = Callable[[np.random.Generator], tuple[nn.Module, tuple[int, ...]]]
@@ -122,16 +124,6 @@ def _sequence(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
     return nn.Sequential(*layers, *pool, nn.Linear(width, CLASSES)), (length, width)
 
 
-def _encoder(rng: np.random.Generator) -> tuple[nn.Module, tuple[int, ...]]:
-    """Pre-LN transformer encoder layers."""
-    length, width = int(rng.integers(4, 9)), 8 * int(rng.integers(2, 5))
-    layers = [
-        nn.TransformerEncoderLayer(width, 2, 2 * width, 0.1, batch_first=True, norm_first=True)
-        for _ in range(int(rng.integers(1, 3)))
-    ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(length * width, CLASSES)), (length, width)
-
-
 FAMILIES: Mapping[str, Build] = {
     "MLP": _mlp,
     "MLP + BN": lambda rng: _mlp(rng, nn.BatchNorm1d),
@@ -141,7 +133,8 @@ FAMILIES: Mapping[str, Build] = {
     "CNN + max-pool": lambda rng: _cnn(rng, pooled=True),
     "ResNet + BN": _resnet,
     "sequence + LN": _sequence,
-    "transformer": _encoder,
+    "pre-LN": lambda rng: encoder(rng, norm_first=True),
+    "post-LN": lambda rng: encoder(rng, norm_first=False),
 }
 """Builders of random networks and the shape of one of their inputs."""
 
