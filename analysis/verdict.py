@@ -28,7 +28,7 @@ class Summary:
 
     Attributes:
         verdict: `explodes`: the gradient is beyond the threshold GF101.growth or GF101.norm, or not finite; `at-risk`: the
-            interval reaches one; `vanishes`: it shrinks beyond GF108.shrink; else `stable`.
+            interval reaches one; `vanishes`: it shrinks beyond GF108.shrink, or is zero; else `stable`.
         risk: 0 to 1, monotone in the danger; 0.5 at the thresholds.
         log10_gain: Growth of the gradient's RMS from the output back to the first layer, in decades.
         global_norm: Euclidean norm of all parameters' gradients.
@@ -58,13 +58,14 @@ def predicted_summary(
     overflow, phase = overflows(state)
     finite = all(math.isfinite(entry.grad_rms) for entry in profile)
     gain = sum(row.log10_gain for row in attribution) if finite else math.inf
+    gain = math.inf if math.isnan(gain) else gain
     parameters = [entry for entry in profile if entry.kind == "parameter"]
     norm = _norm((entry.grad_rms, entry.size) for entry in parameters)
     high = _norm((entry.high, entry.size) for entry in parameters)
     widths = [math.log10(entry.high / entry.grad_rms) for entry in profile if 0 < entry.grad_rms < math.inf]
     danger = math.inf if overflow else _danger(gain, norm, thresholds)
     reach = max(danger, _danger(gain + max(widths, default=0.0), high, thresholds))
-    verdict = _verdict(danger, reach, gain, thresholds)
+    verdict = _verdict(danger, reach, gain if norm else -math.inf, thresholds)
     return Summary(verdict, _risk(danger), gain, norm, overflow, phase, "predicted", danger)
 
 
@@ -74,8 +75,9 @@ def measured_summary(
     """Judge what a probe measured, along the same trunk."""
     gain = _measured_gain(measurement, steps)
     danger = math.inf if measurement.overflow else _danger(gain, measurement.global_norm, thresholds)
+    shrinks = gain if measurement.global_norm else -math.inf
     return Summary(
-        _verdict(danger, danger + _SAMPLING, gain, thresholds),
+        _verdict(danger, danger + _SAMPLING, shrinks, thresholds),
         _risk(danger),
         gain,
         measurement.global_norm,

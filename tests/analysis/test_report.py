@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -180,3 +181,13 @@ def test_names_from_the_model_are_escaped() -> None:
     assert "\r" not in text
     assert r"[bold red]evil[/]\x1b[31m\r\nname"[:20] in text
     assert hostile in {entry["tensor"] for entry in parsed(report)["profile"]}
+
+
+def test_a_network_without_any_gradient_is_not_called_stable(text_graph):
+    dead = np.full(16, -1e3, np.float32)
+    graph = text_graph(
+        "h = Gemm(x, w1, b)\n r = Relu(h)\n y = MatMul(r, w2)", given={"b": dead}, w1=(16, 16), w2=(16, 10)
+    )
+    report = analyse(graph)
+    assert report.summary.global_norm == 0
+    assert report.summary.verdict == "vanishes"
