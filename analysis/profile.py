@@ -104,7 +104,7 @@ def gradient_rms(state: Propagation, value: ir.Value) -> float:
 def _parameters(
     state: Propagation, depths: dict[ir.Value, int], spreads: _Spreads, measurement: Measurement | None
 ) -> Iterator[ProfileEntry]:
-    initializers = state.gradients.onnx.graph.initializers
+    initializers = state.graph.initializers
     for name in state.gradients.source.parameters:
         value = initializers[name]
         assert value.const_value is not None

@@ -124,7 +124,7 @@ class _Walk:
 
 def _trained(state: Propagation) -> set[ir.Value | None]:
     """The tensors that depend on a parameter: a gradient flows back to no other."""
-    initializers = state.gradients.onnx.graph.initializers
+    initializers = state.graph.initializers
     found: set[ir.Value | None] = {initializers[name] for name in state.gradients.source.parameters}
     for node in state.nodes:
         if any(value in found for value in node.inputs):

@@ -27,4 +27,7 @@ def forward_graph(gradients: GradientGraph) -> tuple[ir.Graph, ir.Value]:
     lower(model, keep=RECURRENT)
     apply_training_form(Builder(model.graph))
     infer_shapes(model)
+    for name, value in model.graph.initializers.items():
+        # A gradient graph may have been given other weights than its source has.
+        value.const_value = gradients.onnx.graph.initializers.get(name, value).const_value
     return model.graph, model.graph.outputs[0]

@@ -91,12 +91,18 @@ def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMomen
         return dense_backward(dy, weight, sequence(site.x), site.full_covariance)
     full = site.full_covariance
     back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T, full)
-    cancelled = dy.cancelled @ (weight**2).T
+    cancelled = _cancelled(dy, weight, back.variance)
     small = full and len(weight) <= COVARIANCE_LIMIT
     hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and small else None
     return GradientMoments(
         back.mean, back.variance, back.covariance, cancelled, np.zeros(back.mean.shape), hessian=hessian
     )
+
+
+def _cancelled(dy: GradientMoments, weight: Array, variance: Array) -> Array:
+    """What batch normalisation has cancelled, correlated between channels as the gradient itself."""
+    apart, cancelled = dy.variance @ (weight**2).T, dy.cancelled @ (weight**2).T
+    return np.asarray(np.divide(cancelled * variance, apart, out=np.zeros_like(apart), where=apart > 0))
 
 
 def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> ParameterGradient:

@@ -59,9 +59,9 @@ def _refuse(site: Site) -> None:
 
 
 def _inputs(site: Site) -> Inputs:
-    x = site.x
-    if x.mean.ndim != 2:
-        raise UnknownTransferError("one example of its input is no sequence of vectors")
+    x, value = site.x, site.node.inputs[0]
+    if x.mean.ndim != 2 or value is None or value.shape is None or not isinstance(value.shape[0], int):
+        raise UnknownTransferError("one example of its input is no sequence of a fixed number of vectors")
     steps = x.steps
     if steps is None and x.tokens is not None and x.tokens.axes == (0,):
         steps = of_tokens(x.tokens, x.variance)
