@@ -142,7 +142,7 @@ def test_other_losses(loss: str) -> None:
 def test_the_batch_size_shrinks_the_incoherent_part_only() -> None:
     torch.manual_seed(13)
     graph = gradient_graph(mlp(nn.ReLU), (16,))
-    small, large = (analyse(graph, batch_size=size).profile for size in (8, 8000))
+    small, large = (analyse(graph, Assumptions(batch_size=size)).profile for size in (8, 8000))
     ratios = [a.grad_rms / b.grad_rms for a, b in zip(small, large, strict=True) if a.kind == "parameter"]
     assert all(1.0 < ratio <= math.sqrt(1000.0) + 1e-6 for ratio in ratios)
 
