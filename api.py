@@ -11,7 +11,7 @@ from .graph import Fuse, GradientGraph, InputError, TrainableModel, fuses, inser
 from .graph.files import load_model, save_model
 from .runtime import Examples, Optimizer, Schedule, TrainingResult, optimizer_named
 from .runtime import train as run_training
-from .runtime.data import fit_data
+from .runtime.data import fit_data, fixed_batch
 
 if TYPE_CHECKING:
     from .analysis import Measurement, Numbers, RiskReport
@@ -361,7 +361,8 @@ def train(
 def _probe(gradients: GradientGraph, batch_size: int, arrays: Sequence[Any]) -> Measurement:
     from . import analysis
 
-    return analysis.probe(gradients, analysis.assume(gradients, batch_size=batch_size), data=arrays)
+    size = fixed_batch(gradients.source) or batch_size
+    return analysis.probe(gradients, analysis.assume(gradients, batch_size=size), data=arrays)
 
 
 def compare(network: str = "mlp", data: str = "digits", **options: Any) -> Comparison:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .torch_recurrent import recurrent_decompositions
+from .torch_recurrent import recurrent_decompositions, recurrent_translations
 
 __all__ = ["decompositions", "translations"]
 
@@ -185,4 +185,8 @@ def translations() -> dict[Any, Callable[..., Any]]:
     def product(x: Any, axes: Any, output_dtype: int = -1) -> Any:
         return op.ReduceProd(x, axes, keepdims=0)
 
-    return {torch.ops.aten.log_sigmoid.default: log_sigmoid, torch.ops.prims.prod.default: product}
+    return {
+        torch.ops.aten.log_sigmoid.default: log_sigmoid,
+        torch.ops.prims.prod.default: product,
+        **recurrent_translations(),
+    }

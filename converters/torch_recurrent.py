@@ -1,9 +1,11 @@
-"""Recurrent operators that torch's ONNX exporter translates only in part, taken apart before it sees them.
+"""Recurrent operators that torch's ONNX exporter translates only in part, taken apart before it sees them, or not at all.
 
 It leaves out the dropout between layers, and takes an LSTM with projections for one without. Here several layers with dropout
 become single layers with dropouts between them, and an LSTM with projections is written out step by step:
 
     i, f, g, o = W x + b + R h + c,    c' = sigmoid(f) c + sigmoid(i) tanh(g),    h' = P (sigmoid(o) tanh(c'))
+
+A plain RNN, which it writes out step by step, becomes an RNN node.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["recurrent_decompositions"]
+__all__ = ["recurrent_decompositions", "recurrent_translations"]
 
 
 def recurrent_decompositions() -> dict[Any, Callable[..., Any]]:
@@ -21,6 +23,63 @@ def recurrent_decompositions() -> dict[Any, Callable[..., Any]]:
     aten = torch.ops.aten
     plain = (aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
     return {aten.lstm.input: _lstm, **{operator: _layers_of(operator) for operator in plain}}
+
+
+def recurrent_translations() -> dict[Any, Callable[..., Any]]:
+    """The nodes of the operators that the exporter has none for."""
+    import torch
+
+    aten = torch.ops.aten
+    return {aten.rnn_tanh.input: _rnn("Tanh"), aten.rnn_relu.input: _rnn("Relu")}
+
+
+def _rnn(activation: str) -> Callable[..., Any]:
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    def translated(
+        x: Any,
+        state: Any,
+        weights: Sequence[Any],
+        biases: bool,
+        layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+    ) -> tuple[Any, Any]:
+        directions, width = 2 if bidirectional else 1, len(weights) // layers
+        x = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x
+        last = []
+        for index in range(layers):
+            places = [index * directions], [(index + 1) * directions], [0]
+            first = op.Slice(state, *places)
+            layer = weights[index * width : (index + 1) * width]
+            w, r, *b = (_of_directions(op, layer, place, directions) for place in range(4 if biases else 2))
+            y, h = op.RNN(
+                x,
+                w,
+                r,
+                op.Concat(*b, axis=1) if biases else None,
+                None,
+                first,
+                activations=[activation] * directions,
+                direction="bidirectional" if bidirectional else "forward",
+                hidden_size=state.shape[2],
+            )
+            x = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, -1])
+            last.append(h)
+        y = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x
+        return y, last[0] if layers == 1 else op.Concat(*last, axis=0)
+
+    return translated
+
+
+def _of_directions(op: Any, layer: Sequence[Any], place: int, directions: int) -> Any:
+    """The weight at this place among those of each direction, `[directions, ...]`."""
+    each = [op.Unsqueeze(weight, [0]) for weight in layer[place :: len(layer) // directions]]
+    return each[0] if directions == 1 else op.Concat(*each, axis=0)
 
 
 def _layers_of(operator: Any) -> Callable[..., Any]:

@@ -105,7 +105,7 @@ def test_a_nan_in_the_data_is_found_with_row_and_column(refused, write_model, wr
     ("options", "exists"),
     [
         (["--optimizer", "adagrad"], ["sgd", "adamw"]),
-        (["--loss", "hinge"], ["cross-entropy", "mse"]),
+        (["--loss", "wishful"], ["cross-entropy", "mse"]),
         (["--schedule", "yearly"], ["constant", "cosine"]),
         (["--clip", "hope=1"], ["value", "global-norm"]),
         (["--clip", "norm=much"], ["norm=1.0"]),
