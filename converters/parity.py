@@ -7,7 +7,8 @@ Dropout is off on both sides, since no two frameworks draw the same masks.
 Two arrays agree if they differ by at most `tolerance` times the largest absolute value of the framework's array, or by what
 rounding explains. Some gradients are 0 but for rounding, as that of a bias before BatchNormalization, and in a chaotic network
 rounding grows from layer to layer. So the graph runs a second time, with data and parameters changed by a rounding error
-each: what moves then is noise.
+each: what moves then is noise. Where they disagree even so it runs some times more, for an activation that rounding moves
+across the kink of a ReLU changes a gradient in one run and not in the next.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ DrawTarget: TypeAlias = Callable[[Array], Array]
 
 _ROUNDING = float(np.finfo(np.float32).eps)
 _NOISE_FACTOR = 32.0  # the noise of one draw is an estimate, for a scalar parameter a poor one
+_DRAWS = 8  # an activation within rounding of a kink crosses it in about every second
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,9 @@ def check_parity(
         feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
         if graph.target is not None:
             feeds[graph.target.name] = theirs.target
-        ours, noisy = run(feeds), run(_with_rounding_errors(rng, model, feeds))
-        for what, name, array in _pairs(graph, theirs):
-            error = _checked_error(what, ours.get(name), noisy.get(name), array, model.framework, tolerance)
-            errors[what] = max(error, errors.get(what, 0.0))
+        draws = (run(_with_rounding_errors(rng, model, feeds)) for _ in range(_DRAWS))
+        found = _checked_errors(list(_pairs(graph, theirs)), run(feeds), draws, model.framework, tolerance)
+        errors = {what: max(error, errors.get(what, 0.0)) for what, error in found.items()}
     worst = max(errors, key=errors.__getitem__)
     return ParityResult(worst, errors[worst], tolerance, loss, errors)
 
@@ -151,7 +152,12 @@ def check_outputs(
     noisy = evaluate(model.onnx, {name: _with_rounding_error(rng, array) for name, array in feeds.items()})
     errors = {
         f"output {name!r}": _checked_error(
-            f"output {name!r}", ours[name], noisy[name], their_array, "the file", tolerance
+            f"output {name!r}",
+            ours[name],
+            _noise(ours[name], noisy[name]),
+            their_array,
+            "the file",
+            tolerance,
         )
         for name, their_array in zip(ours, theirs, strict=True)
     }
@@ -213,22 +219,52 @@ def _pairs(graph: GradientGraph, theirs: Reference) -> Iterator[tuple[str, str, 
         yield f"the new {name!r}", new, theirs.state[name]
 
 
+def _checked_errors(
+    pairs: Sequence[tuple[str, str, Array]],
+    ours: Mapping[str, Array],
+    draws: Iterator[Mapping[str, Array]],
+    framework: str,
+    tolerance: float,
+) -> dict[str, float]:
+    """The largest relative error of each array, from as many draws of the noise as it takes.
+
+    Raises:
+        ParityError: One is above `tolerance` after all draws.
+    """
+    noise, refused = dict.fromkeys(ours, 0.0), None
+    for draw in draws:
+        noise = {name: max(noise[name], _noise(array, draw[name])) for name, array in ours.items()}
+        try:
+            return {
+                what: _checked_error(what, ours.get(name), noise.get(name, 0.0), theirs, framework, tolerance)
+                for what, name, theirs in pairs
+            }
+        except ParityError as error:
+            refused = error
+    assert refused is not None
+    raise refused
+
+
+def _noise(ours: Array, noisy: Array) -> float:
+    """The largest difference that rounding errors make."""
+    with np.errstate(invalid="ignore"):
+        return _largest(ours - noisy)
+
+
 def _checked_error(
-    what: str, ours: Array | None, noisy: Array | None, theirs: Array, framework: str, tolerance: float
+    what: str, ours: Array | None, noise: float, theirs: Array, framework: str, tolerance: float
 ) -> float:
     """The largest relative error.
 
     Raises:
         ParityError: It is above `tolerance`.
     """
-    if ours is None or noisy is None:
+    if ours is None:
         raise ParityError(f"{what} is lost; in {framework} it reaches {_largest(theirs):.6g}", remedy=_REMEDY)
     if ours.shape != theirs.shape:
         raise ParityError(
             f"{what} has shape {list(ours.shape)}, in {framework} {list(theirs.shape)}", remedy=_REMEDY
         )
-    with np.errstate(invalid="ignore"):
-        noise = _largest(ours - noisy)
     error = _relative_error(ours, theirs, max(_largest(theirs), _NOISE_FACTOR * noise / tolerance))
     worst = float(error.max(initial=0.0))
     if worst > tolerance:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gradfuse.converters import from_pytorch, pytorch
-from gradfuse.converters.parity import Reference, check_parity
+from gradfuse.converters.parity import Reference, _checked_errors, check_parity
 from gradfuse.graph import ParityError
 from gradfuse.models import deep_mlp
 
@@ -104,3 +104,13 @@ def test_an_exploding_model_that_overflows_on_both_sides_agrees():
     module = deep_mlp.pytorch(inputs=4, width=8, depth=60, classes=3, gain=100.0)
     result = check(from_pytorch(module, torch.zeros(2, 4)), module)
     assert result.error <= result.tolerance
+
+
+def test_a_kink_that_only_a_later_draw_crosses_is_noise_and_what_no_draw_moves_is_wrong():
+    pairs = [("the gradient of 'bias'", "bias_grad", np.array([1.0, 0.5]))]
+    ours, still = {"bias_grad": np.array([1.0, 0.4])}, {"bias_grad": np.array([1.0, 0.4])}
+    crossed = {"bias_grad": np.array([1.0, 0.5])}
+    found = _checked_errors(pairs, ours, iter([still, still, crossed]), "pytorch", 1e-4)
+    assert found["the gradient of 'bias'"] <= 1e-4
+    with pytest.raises(ParityError, match=r"is 0\.4, in pytorch 0\.5"):
+        _checked_errors(pairs, ours, iter([still, still]), "pytorch", 1e-4)
