@@ -11,7 +11,7 @@ from typing import Any
 from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
 from ..graph.model import TrainableModel
-from . import keras_call, pytorch
+from . import keras_call, pytorch, torch_reference
 from .frameworks import framework_of
 from .keras import from_keras
 from .locate import locate
@@ -91,7 +91,7 @@ def _convert(source: Any, example_input: Any, opset: int, tolerance: float, veri
         tensors = pytorch.as_tensors(source, _examples(pytorch.example_for, source, example_input))
         model = pytorch.from_pytorch(source, tensors, opset=opset)
         examples = [tensor.detach().cpu().numpy() for tensor in tensors]
-        reference = partial(pytorch.reference, source)
+        reference = partial(torch_reference.reference, source)
     elif framework == "keras":
         needed = verify or example_input is not None
         examples = _examples(keras_call.example_for, source, example_input) if needed else []

@@ -1,4 +1,4 @@
-"""Calling a Keras model: what its inputs and outputs are, and what it computes in train mode."""
+"""Calling a Keras model: what its inputs and outputs are, and what it computes."""
 
 from __future__ import annotations
 
@@ -141,20 +141,21 @@ def _check_built(model: Any) -> None:
 
 
 def call(
-    model: Any, structure: Any, values: Mapping[int, Any], inputs: Sequence[Any]
+    model: Any, structure: Any, values: Mapping[int, Any], inputs: Sequence[Any], *, training: bool = True
 ) -> tuple[Any, list[Any]]:
-    """Outputs and new non-trainable variables, in train mode.
+    """Outputs and new non-trainable variables.
 
     Args:
         model: The model.
         structure: How its inputs are nested.
         values: What to take for each variable, by its id.
         inputs: The inputs.
+        training: Whether in train mode.
     """
     keras = require("tensorflow", "keras")
     nested = keras.tree.pack_sequence_as(structure, list(inputs))
     with keras.StatelessScope([(variable, values[id(variable)]) for variable in model.variables]) as scope:
-        outputs = keras.tree.flatten(model(nested, training=True))
+        outputs = keras.tree.flatten(model(nested, training=training))
     return outputs, [scope.get_current_value(variable) for variable in model.non_trainable_variables]
 
 
@@ -184,7 +185,7 @@ def example_for(model: Any, shape: Sequence[int] | None = None) -> tuple[Array, 
 
 
 def reference(model: Any, inputs: Sequence[Array], loss: str, draw_target: DrawTarget) -> Reference:
-    """What Keras computes for a batch in train mode, with dropout and noise off; the model stays as it was.
+    """What Keras computes for a batch in train mode and at inference, with dropout and noise off; the model stays as it was.
 
     Args:
         model: The model.
@@ -196,13 +197,15 @@ def reference(model: Any, inputs: Sequence[Array], loss: str, draw_target: DrawT
     names = {id(variable): name for name, variable in variables(model).items()}
     values = {id(variable): tf.identity(variable.value) for variable in model.variables}
     trained = [values[id(variable)] for variable in model.trainable_variables]
-    structure = signature_of(model, inputs).structure
+    structure, tensors = signature_of(model, inputs).structure, [tf.constant(array) for array in inputs]
     with tf.GradientTape() as tape, without_randomness():
         tape.watch(trained)
-        outputs, state = call(model, structure, values, [tf.constant(array) for array in inputs])
+        outputs, state = call(model, structure, values, tensors)
         target = draw_target(outputs[0].numpy())
         scalar = TENSORFLOW_LOSSES[loss](tf, outputs[0], target)
     gradients = tape.gradient(scalar, trained)
+    with without_randomness():
+        inference, _ = call(model, structure, values, tensors, training=False)
     return Reference(
         outputs=[output.numpy() for output in outputs],
         target=target,
@@ -215,6 +218,7 @@ def reference(model: Any, inputs: Sequence[Array], loss: str, draw_target: DrawT
             names[id(variable)]: new.numpy()
             for variable, new in zip(model.non_trainable_variables, state, strict=True)
         },
+        inference=[output.numpy() for output in inference],
     )
 
 

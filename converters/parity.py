@@ -2,7 +2,9 @@
 
 On a seeded random batch, of another size than the example's, the training form of the converted model computes its
 outputs, the gradient of a loss for each parameter, and the new running statistics; so does the framework's own autograd.
-Dropout is off on both sides, since no two frameworks draw the same masks.
+Dropout is off on both sides, since no two frameworks draw the same masks. On the same batch, the inference form computes the
+outputs of the framework's model at inference: the graph is made of what the forward does in train mode, so that a forward
+which asks for its mode, and does something else at inference, would be lost without a word.
 
 Two arrays agree if they differ by at most `tolerance` times the largest absolute value of the framework's array, or by what
 rounding explains. Some gradients are 0 but for rounding, as that of a bias before BatchNormalization, and in a chaotic network
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 
 from ..graph.errors import ParityError
 from ..graph.evaluation import evaluate, evaluator
@@ -32,6 +35,11 @@ DrawTarget: TypeAlias = Callable[[Array], Array]
 _ROUNDING = float(np.finfo(np.float32).eps)
 _NOISE_FACTOR = 32.0  # the noise of one draw is an estimate, for a scalar parameter a poor one
 _DRAWS = 8  # an activation within rounding of a kink crosses it in about every second
+_REMEDY = "a larger tolerance accepts it; if the difference is not rounding, the conversion is wrong: please report it"
+_AT_INFERENCE = (
+    "the graph is made of what the forward does in train mode: take out what asks for the mode, beside dropout and running "
+    "statistics; if nothing does, the conversion is wrong: please report it"
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,14 @@ class Reference:
         target: The target that the loss was taken against.
         gradients: The loss's gradient for each parameter that it depends on.
         state: The running statistics after the forward.
+        inference: The outputs of the forward at inference; None where the framework's model has one form only.
     """
 
     outputs: Sequence[Array]
     target: Array
     gradients: Mapping[str, Array]
     state: Mapping[str, Array]
+    inference: Sequence[Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,15 +118,19 @@ def check_parity(
     rng = np.random.default_rng(seed)
     loss = loss_for(model.outputs[0])
     graph = GradientGraph.of(_without_dropout(model), loss)
-    run, errors = evaluator(graph.onnx), dict[str, float]()
+    train, infer = evaluator(graph.onnx), evaluator(_with_open_parameters(model))
+    errors: dict[str, float] = {}
     for size in batches or (5 if len(examples[0]) != 5 else 7,):
         inputs = [_draw(rng, size, np.asarray(example)) for example in examples]
         theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
-        feeds = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
-        if graph.target is not None:
-            feeds[graph.target.name] = theirs.target
-        draws = (run(_with_rounding_errors(rng, model, feeds)) for _ in range(_DRAWS))
-        found = _checked_errors(list(_pairs(graph, theirs)), run(feeds), draws, model.framework, tolerance)
+        data = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
+        feeds = data if graph.target is None else {**data, graph.target.name: theirs.target}
+        draws = (train(_with_rounding_errors(rng, model, feeds)) for _ in range(_DRAWS))
+        found = _checked_errors(list(_pairs(graph, theirs)), train(feeds), draws, model.framework, tolerance)
+        if theirs.inference is not None:
+            pairs = _inference_pairs(model, theirs.inference)
+            draws = (infer(_with_rounding_errors(rng, model, data)) for _ in range(_DRAWS))
+            found |= _checked_errors(pairs, infer(data), draws, model.framework, tolerance, _AT_INFERENCE)
         errors = {what: max(error, errors.get(what, 0.0)) for what, error in found.items()}
     worst = max(errors, key=errors.__getitem__)
     return ParityResult(worst, errors[worst], tolerance, loss, errors)
@@ -194,6 +208,14 @@ def _without_dropout(model: TrainableModel) -> TrainableModel:
     return replace(model, onnx=clone)
 
 
+def _with_open_parameters(model: TrainableModel) -> ir.Model:
+    """The inference form, whose parameters can be fed as its data is."""
+    clone = model.onnx.clone()
+    parameters = [clone.graph.initializers[name] for name in model.parameters]
+    clone.graph.inputs.extend(value for value in parameters if value not in clone.graph.inputs)
+    return clone
+
+
 def _with_rounding_errors(
     rng: np.random.Generator, model: TrainableModel, feeds: Mapping[str, Array]
 ) -> dict[str, Array]:
@@ -219,12 +241,23 @@ def _pairs(graph: GradientGraph, theirs: Reference) -> Iterator[tuple[str, str, 
         yield f"the new {name!r}", new, theirs.state[name]
 
 
+def _inference_pairs(model: TrainableModel, theirs: Sequence[Array]) -> list[tuple[str, str, Array]]:
+    if len(theirs) != len(model.outputs):
+        raise ParityError(
+            f"the inference form has {len(model.outputs)} outputs, in {model.framework} {len(theirs)}",
+            remedy=_AT_INFERENCE,
+        )
+    specs = zip(model.outputs, theirs, strict=True)
+    return [(f"output {spec.name!r} of the inference form", spec.name, array) for spec, array in specs]
+
+
 def _checked_errors(
     pairs: Sequence[tuple[str, str, Array]],
     ours: Mapping[str, Array],
     draws: Iterator[Mapping[str, Array]],
     framework: str,
     tolerance: float,
+    remedy: str = _REMEDY,
 ) -> dict[str, float]:
     """The largest relative error of each array, from as many draws of the noise as it takes.
 
@@ -236,7 +269,9 @@ def _checked_errors(
         noise = {name: max(noise[name], _noise(array, draw[name])) for name, array in ours.items()}
         try:
             return {
-                what: _checked_error(what, ours.get(name), noise.get(name, 0.0), theirs, framework, tolerance)
+                what: _checked_error(
+                    what, ours.get(name), noise.get(name, 0.0), theirs, framework, tolerance, remedy
+                )
                 for what, name, theirs in pairs
             }
         except ParityError as error:
@@ -252,7 +287,13 @@ def _noise(ours: Array, noisy: Array) -> float:
 
 
 def _checked_error(
-    what: str, ours: Array | None, noise: float, theirs: Array, framework: str, tolerance: float
+    what: str,
+    ours: Array | None,
+    noise: float,
+    theirs: Array,
+    framework: str,
+    tolerance: float,
+    remedy: str = _REMEDY,
 ) -> float:
     """The largest relative error.
 
@@ -260,10 +301,10 @@ def _checked_error(
         ParityError: It is above `tolerance`.
     """
     if ours is None:
-        raise ParityError(f"{what} is lost; in {framework} it reaches {_largest(theirs):.6g}", remedy=_REMEDY)
+        raise ParityError(f"{what} is lost; in {framework} it reaches {_largest(theirs):.6g}", remedy=remedy)
     if ours.shape != theirs.shape:
         raise ParityError(
-            f"{what} has shape {list(ours.shape)}, in {framework} {list(theirs.shape)}", remedy=_REMEDY
+            f"{what} has shape {list(ours.shape)}, in {framework} {list(theirs.shape)}", remedy=remedy
         )
     error = _relative_error(ours, theirs, max(_largest(theirs), _NOISE_FACTOR * noise / tolerance))
     worst = float(error.max(initial=0.0))
@@ -272,7 +313,7 @@ def _checked_error(
         raise ParityError(
             f"{what} at {[int(i) for i in at]} is {ours[at]:.8g}, in {framework} {theirs[at]:.8g}: relative error {worst:.1e}",
             expected=f"at most {tolerance:.0e}",
-            remedy=_REMEDY,
+            remedy=remedy,
         )
     return worst
 
@@ -280,9 +321,6 @@ def _checked_error(
 def _largest(array: Array) -> float:
     """The largest finite absolute value."""
     return float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array)))
-
-
-_REMEDY = "a larger tolerance accepts it; if the difference is not rounding, the conversion is wrong: please report it"
 
 
 def _relative_error(ours: Array, theirs: Array, scale: float) -> Array:

@@ -10,6 +10,7 @@ merges BatchNormalization into its neighbours and loses parameters by name. What
     Dropout of a layer in eval mode: nothing              nothing
     BatchNormalization of an InstanceNorm layer           the same, marked PER_INSTANCE, by `torch_functions.exportable`
     Dropout2d: x * Dropout(ones)                          the same, by `torch_functions.exportable`
+    AveragePool(ceil_mode, count_include_pad), padded     AveragePool(ceil_mode) of a Pad
     Identity of a tensor that is detached                 the same, marked STOP_GRADIENT
     Clip of Hardtanh and ReLU6                            the same, marked OPEN_INTERVAL
     name scopes, stack traces, the graph's signature      the layer's path
@@ -30,7 +31,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from ..graph.builder import Builder
 from ..graph.errors import ConversionError, InputError, UnsupportedError
+from ..graph.lowering import pad_before_pooling
 from ..graph.model import (
     FROZEN,
     OPEN_INTERVAL,
@@ -43,14 +46,14 @@ from ..graph.source import LAYER, describe_node
 from .folding import fold_integers
 from .frameworks import silenced
 from .opset import check_opset
-from .parity import Array, DrawTarget, Reference
-from .torch_functions import dropout_off, exportable
+from .parity import Array
+from .torch_functions import exportable
 from .torch_operators import decompositions, translations
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_tensors", "example_for", "from_pytorch", "reference"]
+__all__ = ["as_tensors", "example_for", "from_pytorch", "in_mode", "quiet"]
 
 Inputs: TypeAlias = "torch.Tensor | Array | Sequence[torch.Tensor | Array]"
 
@@ -81,7 +84,7 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     """
     check_opset(opset)
     inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
-    with _training(module), _quiet():
+    with in_mode(module, training=True), quiet():
         _refuse_layers(module)
         model = _to_onnx(_export(module, inputs), opset, _dynamic_batch(module, inputs))
     _restore_names(model.graph, module)
@@ -89,6 +92,7 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
         _refuse_randomness(node)
         _to_inference_form(node)
     _strip_metadata(model)
+    _pad_before_pooling(model.graph)
     fold_integers(model)
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     kept = model.graph.initializers
@@ -313,16 +317,16 @@ def _two_examples(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _training(module: torch.nn.Module) -> Iterator[None]:
-    """The module in the mode that it trains in; afterwards modes and random generators are as before."""
+def in_mode(module: torch.nn.Module, *, training: bool) -> Iterator[None]:
+    """The module in the mode that it trains in, or in eval mode; afterwards modes and random generators are as before."""
     import torch
 
     modes = [(layer, layer.training) for layer in module.modules()]
     devices = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
     with torch.random.fork_rng(devices):
         try:
-            if not module.training:
-                module.train()
+            if not (training and module.training):
+                module.train(training)
             yield
         finally:
             for layer, mode in modes:
@@ -330,7 +334,7 @@ def _training(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what the exporters say to their own developers; on a failure they print the traced graph, too."""
     with silenced(*_CHATTY), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
@@ -370,6 +374,15 @@ def _to_inference_form(node: ir.Node) -> None:
         node.metadata_props[PER_INSTANCE] = "true"
 
 
+def _pad_before_pooling(graph: ir.Graph) -> None:
+    """The inference form runs as it is, so that what onnxruntime divides wrongly is written as for training."""
+    builder = Builder(graph)
+    for node in [node for node in graph if node.op_type == "AveragePool"]:
+        with builder.scope(node.name or node.op_type, node.metadata_props):
+            pad_before_pooling(node, builder)
+    graph.sort()
+
+
 _MARKS = (
     ("BatchNormalization", "aten._native_batch_norm_legit_functional", UNBIASED_VARIANCE),
     ("BatchNormalization", "aten._native_batch_norm_legit_no_training", FROZEN),
@@ -404,49 +417,3 @@ def _strip_metadata(model: ir.Model) -> None:
         node.metadata_props.update({LAYER: layers[-1], **marks} if layers and layers[-1] else marks)
     for item in described:
         item.metadata_props.clear()
-
-
-def reference(
-    module: torch.nn.Module, inputs: Sequence[Array], loss: str, draw_target: DrawTarget
-) -> Reference:
-    """What PyTorch computes for a batch in train mode, with dropout off; the module stays as it was.
-
-    Args:
-        module: The module.
-        inputs: An array for each argument of the forward.
-        loss: `cross-entropy` or `mse`.
-        draw_target: Makes the target for an output.
-    """
-    import torch
-
-    losses: dict[str, Callable[..., torch.Tensor]] = {
-        "cross-entropy": torch.nn.functional.cross_entropy,
-        "mse": torch.nn.functional.mse_loss,
-    }
-    parameters = {
-        name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in module.named_parameters()
-    }
-    buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    with _training(module), _quiet(), dropout_off():
-        result = torch.func.functional_call(module, {**parameters, **buffers}, as_tensors(module, inputs))
-    leaves = torch.utils._pytree.tree_leaves(result)
-    outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    target = draw_target(_array(outputs[0]))
-    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-    scalar = losses[loss](outputs[0], torch.as_tensor(target, device=outputs[0].device))
-    gradients = torch.autograd.grad(scalar, list(trained.values()), allow_unused=True)
-    return Reference(
-        outputs=[_array(output) for output in outputs],
-        target=target,
-        gradients={
-            name: _array(gradient)
-            for name, gradient in zip(trained, gradients, strict=True)
-            if gradient is not None
-        },
-        state={name: _array(buffer) for name, buffer in buffers.items()},
-    )
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    array: Array = tensor.detach().cpu().numpy()
-    return array

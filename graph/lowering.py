@@ -31,7 +31,7 @@ from .recurrence import RECURRENT, write_out
 from .rewriting import replace_node
 from .source import describe_node
 
-__all__ = ["OPSETS", "infer_shapes", "inline_standard_functions", "lower"]
+__all__ = ["OPSETS", "infer_shapes", "inline_standard_functions", "lower", "pad_before_pooling"]
 
 OPSETS = range(18, 22)
 """The opsets of models that can be differentiated: gradients are written in ops as opset 18 defines them."""
@@ -155,7 +155,7 @@ def _numbers(value: ir.Value | None) -> list[int] | None:
     return None if tensor is None else [int(number) for number in tensor.numpy().flatten()]
 
 
-def _pad_before_pooling(node: ir.Node, builder: Builder) -> None:
+def pad_before_pooling(node: ir.Node, builder: Builder) -> None:
     """AveragePool with ceil_mode and padding that counts: pad first, then nothing but the ceiling lies outside.
 
     onnxruntime (seen in 1.19) divides the windows that reach beyond the padding by their full size, which the standard forbids.
@@ -175,7 +175,7 @@ def _pad_before_pooling(node: ir.Node, builder: Builder) -> None:
 _WRITTEN_OUT = {
     **dict.fromkeys(RECURRENT, write_out),
     "SplitToSequence": _split_sequence,
-    "AveragePool": _pad_before_pooling,
+    "AveragePool": pad_before_pooling,
 }
 
 

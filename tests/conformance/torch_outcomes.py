@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from gradfuse.converters import convert, pytorch, to_source
+from gradfuse.converters import convert, to_source, torch_reference
 from gradfuse.converters.parity import ParityResult, check_parity
 from gradfuse.graph import GradfuseError, TrainableModel
 from gradfuse.graph.source import LAYER
@@ -116,7 +116,7 @@ def _outcomes(names: tuple[str, ...]) -> dict[str, Outcome]:
     model = convert(module, example_input=example, verify=False).model
     check = partial(
         check_parity,
-        compute=partial(pytorch.reference, module),
+        compute=partial(torch_reference.reference, module),
         examples=[tensor.numpy() for tensor in example],
         tolerance=TOLERANCE,
     )

@@ -6,7 +6,7 @@ import pytest
 import gradfuse
 from gradfuse.converters import convert, from_keras
 from gradfuse.converters.frameworks import require
-from gradfuse.graph import ConversionError, GradientGraph, InputError, UnsupportedError, evaluate
+from gradfuse.graph import ConversionError, GradientGraph, InputError, ParityError, UnsupportedError, evaluate
 from gradfuse.graph.model import FROZEN, UNBIASED_VARIANCE
 from gradfuse.graph.source import source_layer
 from gradfuse.models import cnn
@@ -236,6 +236,23 @@ def test_a_model_whose_code_fails_is_one_line():
         ConversionError, match=r"refuses the Keras model .*Broken.call\(\). first line;"
     ) as caught:
         convert(keras.Model(x, Broken()(x)))
+    assert "\n" not in str(caught.value)
+
+
+class Doubling(layers.Layer):
+    """Doubles its input at inference only."""
+
+    def call(self, x, training=False):
+        return x if training else 2.0 * x
+
+
+def test_a_layer_that_branches_on_its_mode_is_refused():
+    x = keras.Input((4,))
+    model = keras.Model(x, Doubling()(layers.Dense(3, name="fc")(x)))
+    message = r"output '\w+' of the inference form at \[\d, \d\] is -?[\d.e-]+, in keras -?[\d.e-]+: "
+    with pytest.raises(ParityError, match=message) as caught:
+        convert(model)
+    assert "the graph is made of what the forward does in train mode" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

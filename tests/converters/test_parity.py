@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradfuse.converters import from_pytorch, pytorch
+from gradfuse.converters import convert, from_pytorch, torch_reference
 from gradfuse.converters.parity import Reference, _checked_errors, check_parity
 from gradfuse.graph import ParityError
 from gradfuse.models import deep_mlp
@@ -31,7 +31,7 @@ def model(converted):
 
 def check(model, module, tolerance=1e-4):
     return check_parity(
-        model, partial(pytorch.reference, module), [np.zeros((2, 4), np.float32)], tolerance=tolerance
+        model, partial(torch_reference.reference, module), [np.zeros((2, 4), np.float32)], tolerance=tolerance
     )
 
 
@@ -46,8 +46,8 @@ def changed(model, name, change):
 def test_a_faithful_conversion_passes_and_says_how_well(model, module):
     result = check(model, module)
     assert result.error < 1e-4
-    assert result.compared == 1 + 6 + 2
-    assert str(result).startswith("9 arrays agree: worst relative error ")
+    assert result.compared == 1 + 6 + 2 + 1
+    assert str(result).startswith("10 arrays agree: worst relative error ")
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_raises_no_alarm(model, module):
@@ -67,7 +67,7 @@ def test_one_flipped_weight_is_caught_with_both_numbers(model, module, name):
 
 def test_a_wrong_gradient_is_caught_though_the_outputs_agree(model, module):
     def half_as_steep(*batch):
-        reference = pytorch.reference(module, *batch)
+        reference = torch_reference.reference(module, *batch)
         gradients = {**reference.gradients, "3.weight": 0.5 * reference.gradients["3.weight"]}
         return Reference(reference.outputs, reference.target, gradients, reference.state)
 
@@ -114,3 +114,51 @@ def test_a_kink_that_only_a_later_draw_crosses_is_noise_and_what_no_draw_moves_i
     assert found["the gradient of 'bias'"] <= 1e-4
     with pytest.raises(ParityError, match=r"is 0\.4, in pytorch 0\.5"):
         _checked_errors(pairs, ours, iter([still, still]), "pytorch", 1e-4)
+
+
+class Twofold(nn.Module):
+    """A forward that doubles what it returns, or returns it twice, at inference only."""
+
+    def __init__(self, at_inference):
+        super().__init__()
+        self.fc, self.at_inference = nn.Linear(4, 3), at_inference
+
+    def forward(self, x):
+        y = torch.relu(self.fc(x))
+        return y if self.training else self.at_inference(y)
+
+
+IN_EVAL_MODE = [
+    (lambda y: 2 * y, r"output '\w+' of the inference form at \[\d, \d\] is [\d.e-]+, in pytorch [\d.e-]+: "),
+    (lambda y: y[:, :2], r"output '\w+' of the inference form has shape \[5, 3\], in pytorch \[5, 2\]; "),
+    (lambda y: (y, y), "the inference form has 1 outputs, in pytorch 2; "),
+]
+
+
+@pytest.mark.parametrize(("at_inference", "message"), IN_EVAL_MODE)
+def test_a_forward_that_branches_on_its_mode_is_refused(at_inference, message):
+    with pytest.raises(ParityError, match=message) as error:
+        convert(Twofold(at_inference), example_input=(4,))
+    assert "the graph is made of what the forward does in train mode" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_dropout_and_running_statistics_are_no_branch_and_the_module_stays_as_it_was():
+    torch.manual_seed(0)
+    norm, stopped = nn.BatchNorm2d(4), nn.Dropout(0.5).eval()
+    module = nn.Sequential(
+        nn.Conv2d(2, 4, 3), norm, nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), stopped, nn.Linear(64, 3)
+    )
+    norm.running_mean[:], norm.running_var[:] = torch.randn(4), torch.rand(4) + 0.5
+    modes, before = [layer.training for layer in module.modules()], norm.running_mean.clone()
+    result = convert(module, example_input=(2, 6, 6)).parity
+    assert result.errors["output 'linear' of the inference form"] <= result.tolerance
+    assert [layer.training for layer in module.modules()] == modes
+    assert not stopped.training
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_a_module_in_eval_mode_stays_in_it():
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3)).eval()
+    convert(module, example_input=(4,))
+    assert not any(layer.training for layer in module.modules())
