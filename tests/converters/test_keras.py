@@ -56,7 +56,7 @@ def nodes(model, op_type):
 
 def test_outputs_gradients_and_statistics_agree_with_the_gradient_tape(conversion):
     assert conversion.parity.error <= conversion.parity.tolerance
-    assert conversion.parity.compared == 2 + 8 + 4
+    assert conversion.parity.compared == 2 + 8 + 4 + 2
 
 
 def test_parameters_keep_their_names_and_values(source, model):

@@ -75,7 +75,7 @@ def nodes(model, op_type):
 
 def test_outputs_gradients_and_statistics_agree_with_autograd(conversion):
     assert conversion.parity.error <= conversion.parity.tolerance
-    assert conversion.parity.compared == 1 + 9 + 4
+    assert conversion.parity.compared == 1 + 9 + 4 + 1
 
 
 def test_parameters_keep_their_names_and_values(module, model):
