@@ -159,3 +159,13 @@ def test_an_unknown_op_is_named_and_passed() -> None:
     report = analyse(gradient_graph(Summed(), (16,)))
     assert [(f.code, f.severity, f.op_type) for f in report.findings] == [("GF901", "note", "CumSum")]
     assert all(math.isfinite(entry.grad_rms) and entry.grad_rms > 0 for entry in report.profile)
+
+
+def test_a_chaotic_network_has_no_more_coherent_gradient_than_is_possible():
+    torch.manual_seed(0)
+    module = mlp(nn.Tanh, inputs=32, width=32, depth=12, gain=3.0)
+    measured = measured_rms(module, (32,), batches=32)
+    report = analyse(gradient_graph(module, (32,)))
+    ratios = [e.grad_rms / measured[e.tensor] for e in report.profile if e.kind == "parameter"]
+    assert min(ratios) > 0.7
+    assert max(ratios) < 1.7
