@@ -106,17 +106,12 @@ def _version() -> str:
 
 def _model_facts(gradients: GradientGraph) -> dict[str, Any]:
     model = gradients.source
-    sizes = [_size(model.onnx.graph.initializers[name]) for name in model.parameters]
     return {
         "path": model.source,
         "framework": model.framework,
         "sha256": hashlib.sha256(ir.serde.serialize_model(model.onnx).SerializeToString()).hexdigest(),
         "opset": model.onnx.opset_imports.get("", 0),
-        "parameters": sum(sizes),
-        "parameter_tensors": len(sizes),
+        "parameters": sum(model.sizes.values()),
+        "parameter_tensors": len(model.parameters),
         "nodes": model.onnx.graph.num_nodes(),
     }
-
-
-def _size(value: ir.Value) -> int:
-    return 0 if value.const_value is None else value.const_value.size

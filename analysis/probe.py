@@ -122,9 +122,10 @@ def _measurement(
     by_kind = {
         kind: {name: root for (k, name), root in roots.items() if k == kind} for kind in ("gradient", "value")
     }
-    found, initializers = by_kind["gradient"], gradients.onnx.graph.initializers
-    sizes = {name: initializers[name].const_value.size for name in gradients.gradients}  # type: ignore[union-attr]
-    norm = math.hypot(*(found.get(name, 0.0) * math.sqrt(size) for name, size in sizes.items()))
+    found = by_kind["gradient"]
+    norm = math.hypot(
+        *(found.get(name, 0.0) * math.sqrt(size) for name, size in gradients.source.sizes.items())
+    )
     overflow, phase = _overflow(gradients, by_kind, loss)
     return Measurement(found, by_kind["value"], norm, loss, overflow, phase, BATCHES, inputs)
 

@@ -66,6 +66,11 @@ class ProfileEntry:
         return self.grad_rms if self.measured_grad_rms is None else self.measured_grad_rms
 
     @property
+    def value(self) -> float:
+        """Root mean square of its value: measured where it was, else predicted or, for a parameter, known."""
+        return self.value_rms if self.measured_value_rms is None else self.measured_value_rms
+
+    @property
     def disagreement(self) -> float:
         """Decades between the measured gradient and the predicted one; 0 where nothing was measured, or both are 0."""
         if self.measured_grad_rms is None or self.measured_grad_rms == self.grad_rms:

@@ -56,7 +56,8 @@ def _weights(prediction: Prediction, nodes: Iterable[ir.Node]) -> list[LayerWeig
 
 def _weight(prediction: Prediction, node: ir.Node, initializer: ir.Value) -> LayerWeight | None:
     state, name, tensor = prediction.state, initializer.name or "", initializer.const_value
-    used = state.values.get(node.inputs[1])  # type: ignore[arg-type]
+    weight = node.inputs[1]
+    used = None if weight is None else state.values.get(weight)
     if name not in state.gradients.gradients or tensor is None or not isinstance(used, np.ndarray):
         return None
     square = np.mean(tensor.numpy().astype(np.float64) ** 2)

@@ -5,6 +5,7 @@ autograd: mean of squares over 64 batches of 32 N(0, 1) inputs with random label
 `--steps` steps of training. Printed is the share
 of parameters whose predicted RMS lies within a factor of the measured one; a missing or undefined prediction counts as
 a miss. `in interval` is the share whose measured RMS lies within the report's own interval. `--seed N` draws other networks.
+`--probe` scores what a report says with its probe of 4 other batches, in place of the prediction.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradfuse.analysis import analyse
+from gradfuse.analysis import analyse, probe
+from gradfuse.analysis.moments import Assumptions
 from gradfuse.converters import convert
 from gradfuse.graph import GradientGraph
 
@@ -56,6 +58,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--steps", type=int, default=0, help="SGD steps on a teacher's labels first (default: 0)"
     )
+    parser.add_argument("--probe", action="store_true", help="score the probe in place of the prediction")
     options = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
     print(
@@ -65,13 +68,16 @@ def main(arguments: list[str]) -> int:
     print(f" {'in interval':>11} {'act. w1.15':>10} {'report':>8} {'/ step':>7}")
     for family in options.family or FAMILIES:
         build = FAMILIES[family]
-        scores = [score(build, options.seed, index, options.steps) for index in range(options.count)]
+        scores = [
+            score(build, options.seed, index, options.steps, probed=options.probe)
+            for index in range(options.count)
+        ]
         print(_row(family, scores), flush=True)
     return 0
 
 
-def score(build: Build, seed: int, index: int, steps: int = 0) -> Score:
-    """Build, train for some steps, predict, measure."""
+def score(build: Build, seed: int, index: int, steps: int = 0, *, probed: bool = False) -> Score:
+    """Build, train for some steps, predict or probe, measure."""
     rng = np.random.default_rng([seed, index])
     torch.manual_seed(int(rng.integers(2**31)))
     module, shape = build(rng)
@@ -79,12 +85,12 @@ def score(build: Build, seed: int, index: int, steps: int = 0) -> Score:
     graph = GradientGraph.of(convert(module, example_input=shape, verify=False).model)
     analyse(graph)
     started = time.perf_counter()
-    report = analyse(graph)
+    report = analyse(graph, measurement=probe(graph, Assumptions()) if probed else None)
     seconds = time.perf_counter() - started
     predicted = {entry.tensor: entry for entry in report.profile if entry.kind == "parameter"}
     gradients, step = _measure(module, shape)
     ratios = [
-        predicted[name].grad_rms / rms if name in predicted else float("nan")
+        predicted[name].gradient / rms if name in predicted else float("nan")
         for name, rms in gradients.items()
     ]
     covered = [
@@ -140,7 +146,7 @@ def _activation_ratios(module: nn.Module, shape: tuple[int, ...], report: Any) -
     for hook in hooks:
         hook.remove()
     names = ("linear", "conv2d")
-    predicted = [entry.value_rms for entry in _in_graph_order(report) if entry.tensor.split("_")[0] in names]
+    predicted = [entry.value for entry in _in_graph_order(report) if entry.tensor.split("_")[0] in names]
     for index, rms in enumerate(measured):
         yield predicted[index] / rms if len(predicted) == len(measured) else float("nan")
 

@@ -120,6 +120,12 @@ class TrainableModel:
         ]
         return tuple(dict.fromkeys(names))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of elements of each parameter, by name."""
+        tensors = {name: self.onnx.graph.initializers[name].const_value for name in self.parameters}
+        return {name: 0 if tensor is None else tensor.size for name, tensor in tensors.items()}
+
     def save(self, path: str | Path) -> Path:
         """Write to one `.onnx` file, atomically; weights beyond 1 GiB go to `<name>.data` beside it."""
         names = ("parameters", "framework", "source", "parity")

@@ -75,7 +75,6 @@ def _features(node: ir.Node) -> tuple[int, int] | None:
     """Features before and after a dense layer; None for other nodes."""
     if node.op_type not in ("Gemm", "MatMul") or node.domain != "" or node.inputs[1] is None:
         return None
-    dims = list(node.inputs[1].shape or ())
-    if len(dims) != 2 or not all(isinstance(dim, int) for dim in dims):
-        return None
-    return int(dims[0]), int(dims[1])  # type: ignore[arg-type]
+    dims = [dim for dim in node.inputs[1].shape or () if isinstance(dim, int)]
+    known = len(dims) == len(node.inputs[1].shape or ())
+    return (dims[0], dims[1]) if known and len(dims) == 2 else None

@@ -83,14 +83,16 @@ class Drawing:
         return self._draws[value]
 
     def _node(self, node: ir.Node) -> DrawnNode:
-        operands: list[Array | None] = []
-        varying: list[bool] = []
-        for value in node.inputs:
-            operand = None if value is None else self.values[value]
-            varies = isinstance(operand, Moments)
-            operands.append(self.of(value) if varies and value is not None else operand)  # type: ignore[arg-type]
-            varying.append(varies)
-        return DrawnNode(node, tuple(operands), tuple(varying))
+        varying = tuple(
+            value is not None and isinstance(self.values[value], Moments) for value in node.inputs
+        )
+        return DrawnNode(node, tuple(self._operand(value) for value in node.inputs), varying)
+
+    def _operand(self, value: ir.Value | None) -> Array | None:
+        if value is None:
+            return None
+        operand = self.values[value]
+        return self.of(value) if isinstance(operand, Moments) else operand
 
     # forward
 
