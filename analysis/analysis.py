@@ -20,7 +20,7 @@ from .prediction import predict
 from .probe import Measurement
 from .report import RiskReport
 from .rules import RULES
-from .sample import describe_inputs
+from .sample import check_lengths, describe_inputs
 from .thresholds import thresholds_with
 from .verdict import measured_summary
 
@@ -48,10 +48,11 @@ def analyse(
         setup: How the model will be trained; None: SGD with learning rate 0.01 and momentum 0.9, in float32.
 
     Raises:
-        InputError: A number is out of range, or does not fit the model.
+        InputError: A number is out of range, or does not fit the model, or a length of its inputs is not known.
     """
     assumptions = assumptions or Assumptions()
     _check(assumptions)
+    check_lengths(gradients)
     prediction = predict(gradients, assumptions, thresholds_with(thresholds), measurement)
     summary = prediction.summary
     if measurement is not None:

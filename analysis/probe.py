@@ -21,7 +21,7 @@ from ..graph.losses import base_name
 from .moments import Assumptions
 from .moments.quadrature import Array
 from .moments.site import batch_axis, example_shape
-from .sample import describe_inputs
+from .sample import check_lengths, describe_inputs
 
 __all__ = ["BATCHES", "Measurement", "probe"]
 
@@ -159,6 +159,7 @@ def _taken(
 
 
 def _drawn(gradients: GradientGraph, assumptions: Assumptions, rng: np.random.Generator) -> dict[str, Array]:
+    check_lengths(gradients)
     graph = gradients.onnx.graph
     inputs = {value.name: value for value in graph.inputs}
     batch = {spec.name: _input(inputs[spec.name], assumptions, rng) for spec in gradients.source.inputs}

@@ -13,7 +13,7 @@ from ..graph.model import TensorSpec
 from .moments import Assumptions
 from .moments.quadrature import Array
 
-__all__ = ["Numbers", "assume", "describe_inputs"]
+__all__ = ["Numbers", "assume", "check_lengths", "describe_inputs"]
 
 Numbers: TypeAlias = "float | Sequence[float] | Array"
 """One number for all, or one for each channel (axis 1 of the input)."""
@@ -56,6 +56,21 @@ def assume(
         None if label_frequencies is None else _shares(label_frequencies),
         budget,
     )
+
+
+def check_lengths(gradients: GradientGraph) -> None:
+    """Refuse inputs with axes of any length, but for the batch's: a variance is a sum over a length.
+
+    Raises:
+        InputError: A length is not known.
+    """
+    for spec in gradients.source.inputs:
+        if sum(not isinstance(dim, int) for dim in spec.dims) > 1:
+            raise InputError(
+                f"the lengths of the input {spec} are not known",
+                expected="the length of every axis but that of the batch",
+                remedy="give the shape of one input with --input-shape, as 3x224x224",
+            )
 
 
 def describe_inputs(assumptions: Assumptions) -> str:

@@ -74,7 +74,9 @@ def convert(
         source = located.model
         example_input = located.example_input if example_input is None else example_input
     if isinstance(source, OnnxFile):
-        conversion = _convert_file(source.choosing(train), example_input, tolerance, verify)
+        file = source.choosing(train)
+        file = file.with_lengths(example_input) if _is_shape(example_input) else file
+        conversion = _convert_file(file, example_input, tolerance, verify)
         model = conversion.model
     else:
         conversion = _convert(source, example_input, opset, tolerance, verify)
@@ -124,8 +126,11 @@ def _convert_file(file: OnnxFile, example_input: Any, tolerance: float, verify: 
 
 def _examples(example_for: Callable[..., Any], source: Any, example_input: Any) -> list[Any]:
     """One array for each input, from arrays, from the shape of one input, or from what the model tells."""
-    several = isinstance(example_input, (tuple, list))
-    if example_input is None or (several and all(isinstance(length, int) for length in example_input)):
+    if example_input is None or _is_shape(example_input):
         example_input = example_for(source, example_input)
-        several = isinstance(example_input, tuple)
-    return list(example_input) if several else [example_input]
+    return list(example_input) if isinstance(example_input, (tuple, list)) else [example_input]
+
+
+def _is_shape(example_input: Any) -> bool:
+    several = isinstance(example_input, (tuple, list))
+    return several and all(isinstance(length, int) for length in example_input)

@@ -90,6 +90,17 @@ class OnnxFile:
             )
         return replace(self, model=model)
 
+    def with_lengths(self, shape: Sequence[int]) -> OnnxFile:
+        """The same, in which axes of any length have the lengths of one input, given without the batch."""
+        onnx = self.model.onnx.clone()
+        for value in onnx.graph.inputs:
+            dims = list(value.shape or ())
+            if len(dims) == len(shape) + 1:
+                known = [dim if isinstance(dim, int) else n for dim, n in zip(dims[1:], shape, strict=True)]
+                value.shape = ir.Shape([dims[0], *known])
+        infer_shapes(onnx)
+        return replace(self, model=replace(self.model, onnx=onnx))
+
     def examples(self, shape: Sequence[int] | None = None) -> tuple[Array, ...]:
         """A batch for each input, of a size that the file can take.
 

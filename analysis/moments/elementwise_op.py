@@ -19,7 +19,7 @@ from ...graph.gradients.engine import Adjoint
 from .errors import UnknownTransferError
 from .quadrature import Array
 
-__all__ = ["evaluate_node", "partial_derivatives"]
+__all__ = ["evaluate_node", "is_floating", "partial_derivatives"]
 
 
 class Erf(OpRun):
@@ -46,7 +46,7 @@ def evaluate_node(node: ir.Node, operands: Sequence[Array | None]) -> list[Array
 def partial_derivatives(node: ir.Node, operands: Sequence[Array | None]) -> list[Array | None]:
     """d output / d operand of an elementwise node, each of the output's shape; None where there is none."""
     entry = TABLE.get((node.domain, node.op_type))
-    if entry is None or not _is_floating(node.outputs[0]):
+    if entry is None or not is_floating(node.outputs[0]):
         return [None for _ in operands]
     graph, clone = _graph_of(node, operands)
     builder = Builder(graph)
@@ -62,7 +62,8 @@ def partial_derivatives(node: ir.Node, operands: Sequence[Array | None]) -> list
     return [*found, *[None] * (len(operands) - len(found))]
 
 
-def _is_floating(value: ir.Value) -> bool:
+def is_floating(value: ir.Value) -> bool:
+    """Whether it holds floating-point numbers, or may."""
     return value.dtype is None or value.dtype.is_floating_point()
 
 
@@ -91,10 +92,10 @@ def _graph_of(node: ir.Node, operands: Sequence[Array | None]) -> tuple[ir.Graph
     for index, (value, original) in enumerate(zip(clone.outputs, node.outputs, strict=True)):
         value.name = f"output_{index}"
         value.type = ir.TensorType(
-            ir.DataType.DOUBLE if _is_floating(original) else original.dtype or ir.DataType.BOOL
+            ir.DataType.DOUBLE if is_floating(original) else original.dtype or ir.DataType.BOOL
         )
         value.shape = original.shape
-    if node.op_type == "Cast" and _is_floating(node.outputs[0]):
+    if node.op_type == "Cast" and is_floating(node.outputs[0]):
         clone.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.DOUBLE))
     graph = ir.Graph(
         [],

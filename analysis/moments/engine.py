@@ -16,13 +16,13 @@ import onnx_ir as ir
 
 from ...graph.errors import InputError
 from ...graph.gradient_graph import GradientGraph
-from ...graph.gradients.engine import DIFFERENTIATES
+from ...graph.gradients.engine import DIFFERENTIATES, operands_of
 from ...graph.gradients.normalization import BATCH_STATISTICS
 from ...graph.losses import base_name
 from .budget import covariance_plan
 from .curves import Seed, as_latent, through
 from .drawing import Drawing
-from .elementwise_op import evaluate_node, partial_derivatives
+from .elementwise_op import evaluate_node, is_floating, partial_derivatives
 from .errors import UnknownTransferError
 from .forward_graph import forward_graph
 from .loss import HEADS, output_gradient
@@ -114,8 +114,11 @@ def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation
 
 
 def differentiable_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
-    """The inputs that moments flow through: the statistics of a batch belong to its BatchNormalization."""
-    return node.inputs[:3] if BATCH_STATISTICS in node.metadata_props else node.inputs
+    """The inputs that moments flow through, and what bodies of control flow take from outside.
+
+    The statistics of a batch belong to its BatchNormalization.
+    """
+    return node.inputs[:3] if BATCH_STATISTICS in node.metadata_props else operands_of(node)
 
 
 def _ancestors(graph: ir.Graph, output: ir.Value) -> tuple[ir.Node, ...]:
@@ -169,10 +172,10 @@ class _Forward:
         if node.op_type == "Dropout" and isinstance(operands[0], np.ndarray):
             # What is dropped varies, even from something that does not: masks of whole channels are made so.
             operands = (Moments(operands[0][0], np.zeros(operands[0].shape[1:])), *operands[1:])
-        if not any(isinstance(operand, Moments) for operand in operands):
-            return evaluate_node(node, arrays_of(operands))
         site = self.state.site(node, operands)
         try:
+            if not site.varying:
+                return evaluate_node(node, arrays_of(operands))
             results = self._known(site)
             _check_shapes(node, results)
         except UnknownTransferError as error:
@@ -337,7 +340,7 @@ class _Backward:
         held[key] = replace(seed, slope=held[key].slope + seed.slope) if key in held else seed
 
     def _add(self, value: ir.Value | None, contribution: Contribution) -> None:
-        if value is None or contribution is None:
+        if value is None or contribution is None or not is_floating(value):
             return
         if isinstance(contribution, ParameterGradient):
             earlier = self.state.shared.get(value)

@@ -30,6 +30,7 @@ __all__ = [
     "bodies",
     "captured",
     "differentiate",
+    "operands_of",
     "reached",
 ]
 
@@ -187,7 +188,7 @@ def backpropagate(
             )
         adjoint = Adjoint(
             node,
-            tuple(None if value is None else builder.tensor(value) for value in _operands(node)),
+            tuple(None if value is None else builder.tensor(value) for value in operands_of(node)),
             tuple(builder.tensor(value) for value in node.outputs),
             tuple(gradients.get(value) for value in node.outputs),
             builder,
@@ -203,7 +204,7 @@ def reached(nodes: Iterable[ir.Node], sources: Iterable[ir.Value]) -> set[ir.Val
     """The floating-point values that depend on `sources`, those included."""
     found = set(sources)
     for node in nodes:
-        if STOP_GRADIENT not in node.metadata_props and any(value in found for value in _operands(node)):
+        if STOP_GRADIENT not in node.metadata_props and any(value in found for value in operands_of(node)):
             found |= {
                 value for value in node.outputs if value.dtype is None or value.dtype.is_floating_point()
             }
@@ -218,14 +219,14 @@ def _path(
     needed = set(ends) & varying
     between = []
     for node in reversed(nodes):
-        sources = {value for value in _operands(node) if value is not None and value in varying}
+        sources = {value for value in operands_of(node) if value is not None and value in varying}
         if sources and any(value in needed for value in node.outputs):
             between.append(node)
             needed |= sources
     return between[::-1], needed
 
 
-def _operands(node: ir.Node) -> list[ir.Value | None]:
+def operands_of(node: ir.Node) -> list[ir.Value | None]:
     """The inputs of a node, and what the bodies of an If, Loop or Scan take from outside."""
     outer = dict.fromkeys(value for body in bodies(node) for value in captured(body))
     return [*node.inputs, *outer]
@@ -240,7 +241,7 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
 def captured(body: ir.Graph) -> list[ir.Value]:
     """The values from outside that a body refers to, in the order of their first use."""
     own = {*body.inputs, *body.initializers.values(), *(value for node in body for value in node.outputs)}
-    used = [value for node in body for value in _operands(node)] + list(body.outputs)
+    used = [value for node in body for value in operands_of(node)] + list(body.outputs)
     return list(dict.fromkeys(value for value in used if value is not None and value not in own))
 
 

@@ -1,14 +1,16 @@
 """Predicted against measured RMS, on networks small enough to measure in a second."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gradfuse.analysis import analyse
+from gradfuse.analysis import analyse, probe
 from gradfuse.analysis.moments import Assumptions, Moments, propagate
+from gradfuse.graph import GradientGraph
 
 from .analysis_networks import cnn, gradient_graph, measured_rms, mlp
 
@@ -159,6 +161,23 @@ def test_an_unknown_op_is_named_and_passed() -> None:
     report = analyse(gradient_graph(Summed(), (16,)))
     assert [(f.code, f.severity, f.op_type) for f in report.findings] == [("GF901", "note", "CumSum")]
     assert all(math.isfinite(entry.grad_rms) and entry.grad_rms > 0 for entry in report.profile)
+
+
+def test_control_flow_is_passed_with_what_it_takes_from_outside(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    body = """
+        h = MatMul(x, w) c = Greater(threshold, zero)
+        k = If(c) <then_branch = a () => (float[batch, 8] t) { t = Relu(h) },
+                   else_branch = b () => (float[batch, 8] e) { e = MatMul(h, u) }>
+        y = MatMul(k, v)"""
+    scalars = {"threshold": np.array(1.0, np.float32), "zero": np.array(0.0, np.float32)}
+    graph = text_graph(body, given=scalars, w=(16, 8), u=(8, 8), v=(8, 10))
+    report = analyse(graph)
+    assert [(f.code, f.op_type) for f in report.findings] == [("GF901", "If")]
+    gradients = {entry.tensor: entry.grad_rms for entry in report.profile}
+    measured = probe(graph, Assumptions()).gradients
+    assert all(0.5 < gradients[name] / measured[name] < 2.0 for name in ("w", "v"))
 
 
 def test_a_chaotic_network_has_no_more_coherent_gradient_than_is_possible():

@@ -77,3 +77,29 @@ def test_train_says_that_gradients_explode(gradfuse, write_model, write_data, tm
     wild = write_model(scale=1e4, name="wild.onnx")
     _, out, _ = gradfuse("train", wild, "--data", write_data(), "--out", tmp_path / "run", "--epochs", "1")
     assert "gradfuse report says why" in out.splitlines()[1]
+
+
+ANY_SIZE = """
+<ir_version: 10, opset_import: ["" : 18]>
+net (float[batch, 3, height, width] x) => (float[batch, 4] y) {
+    c = Conv (x, w1)
+    p = GlobalAveragePool (c)
+    f = Flatten (p)
+    y = MatMul (f, w2)
+}
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--probe"]])
+def test_an_image_of_any_size_needs_a_shape(gradfuse, refused, write_model, options):
+    path = write_model(ANY_SIZE, [("w1", (5, 3, 3, 3)), ("w2", (5, 4))])
+    line = refused("report", path, *options)
+    assert "float[batch, 3, height, width]" in line
+    assert "--input-shape" in line
+    small, large = (
+        {entry["tensor"]: entry["grad_rms"] for entry in found["profile"]}
+        for _, found in (
+            report(gradfuse, path, "--input-shape", shape, *options) for shape in ("3x8x8", "3x32x32")
+        )
+    )
+    assert small["w1"] > 2 * large["w1"]

@@ -1,6 +1,6 @@
 """What stands in where no rule carries moments: values and gradients keep their mean square.
 
-forward     every output element has mean 0 and the mean E x^2 of all inputs
+forward     every output element has mean 0 and the mean E x^2 of all inputs that depend on the example, or else of all
 backward    every input element has mean 0 and the output gradients' summed E dy^2, spread over the input's elements
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..site import Contribution, Site
+from ..site import Contribution, Site, arrays_of
 from ..state import GradientMoments, Moments, ParameterGradient
 
 __all__ = ["APPROXIMATION", "backward", "forward"]
@@ -20,7 +20,11 @@ APPROXIMATION = "its values and gradients are taken to keep their mean square"
 
 def forward(site: Site, shapes: Sequence[tuple[int, ...]]) -> list[Moments]:
     """Outputs of these shapes."""
-    second = np.mean([np.mean(site.moments(index).second) for index in site.varying])
+    squares = [np.mean(site.moments(index).second) for index in site.varying]
+    squares = squares or [
+        np.mean(np.square(x, dtype=float)) for x in arrays_of(site.operands) if x is not None
+    ]
+    second = np.mean(squares) if squares else 0.0
     return [Moments(np.zeros(shape), np.full(shape, second)) for shape in shapes]
 
 
