@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .quadrature import TERMS, Array, expectation, hermite_coefficients
+from .quadrature import (
+    TERMS,
+    Array,
+    cross_series,
+    derivative_coefficients,
+    expectation,
+    hermite_coefficients,
+)
 from .state import Moments
 
-__all__ = ["correlation", "cross_covariance", "pairs", "second_moments"]
+__all__ = ["correlation", "cross_covariance", "curvature_covariance", "pairs", "second_moments"]
 
 
 def pairs(vector: Array) -> Array:
@@ -50,9 +57,9 @@ def second_moments(curve: Array, rho: Array) -> Array:
 
 def cross_covariance(f: Array, g: Array, rho: Array) -> Array:
     """Cov(f_c(x_c), g_d(x_d)) of dense tensors, `[C, C]`."""
-    a, b = hermite_coefficients(f), hermite_coefficients(g)
-    power, total = rho, np.zeros_like(rho)
-    for order in range(1, TERMS + 1):
-        total = total + np.outer(a[order], b[order]) * power
-        power = power * rho
-    return total
+    return cross_series(hermite_coefficients(f), hermite_coefficients(g), rho)
+
+
+def curvature_covariance(f: Array, g: Array, rho: Array) -> Array:
+    """Cov(f'_c(x_c), g_d(x_d)), f' the derivative by the standardised latent."""
+    return cross_series(derivative_coefficients(hermite_coefficients(f)), hermite_coefficients(g), rho)

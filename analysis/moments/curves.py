@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .correlation import correlation, cross_covariance, pairs, second_moments
+from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
 from .state import Curve, GradientMoments, Moments
-from .token_curves import cross_moments, function_tokens, slope_moments, slope_tokens
+from .token_curves import cross_moments, curvature_moments, function_tokens, slope_moments, slope_tokens
 from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows, from_rows
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
@@ -120,7 +120,7 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
         tilt = gradient.mean * b1
         variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
         covariance, tilted_total = _second_order(gradient, slope, latent, mean, b1)
-        hessian = _hessian(gradient, slope, tilt, latent)
+        hessian = _hessian(seed, tilt, latent)
         if gradient.hessian is not None and hessian is not None and rho is not None:
             tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
     cancelled = gradient.cancelled * _per_channel(b0**2)
@@ -141,7 +141,7 @@ def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:
         rho = latent.tokens if latent.tokens is not None and latent.tokens.axes == known.axes else None
         tokens = slope_tokens(slope, rho, own, gradient.mean, gradient.variance, variance)
         tilt = gradient.mean * expectation(slope * xi)
-        response = _response(gradient, slope, tilt, latent)
+        response = _response(seed, tilt, latent)
     return replace(GradientMoments.of(mean, variance, tokens=tokens), tilt=tilt, response=response)
 
 
@@ -157,29 +157,52 @@ def _moved_mean(response: TokenResponse, seed: Seed, latent: Moments) -> Array:
     return from_rows(np.broadcast_to(row, rows.shape), tokens.axes, latent.shape)
 
 
-def _response(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> TokenResponse | None:
+def _response(seed: Seed, tilt: Array, latent: Moments) -> TokenResponse | None:
     """`_hessian` of a sequence."""
     tokens, deviation = latent.tokens, np.sqrt(latent.variance)
     if tokens is None or len(tokens.within) > MATRIX_LIMIT:
         return None
-    curvature = np.divide(tilt, deviation, out=np.zeros(tilt.shape), where=deviation > 0)
-    own = np.diag(as_rows(curvature, tokens.axes).mean(0))
-    if gradient.response is None or gradient.response.axes != tokens.axes:
-        return TokenResponse(tokens.axes, own, np.zeros(own.shape))
-    within, between = slope_moments(slope, tokens)
-    response = gradient.response
-    return TokenResponse(tokens.axes, response.own * within + own, response.between * between)
+    curvature = as_rows(_over(tilt, deviation), tokens.axes).mean(0)
+    response = seed.gradient.response
+    if response is None or response.axes != tokens.axes:
+        return TokenResponse(tokens.axes, np.diag(curvature), np.zeros((len(curvature), len(curvature))))
+    std = as_rows(deviation, tokens.axes).mean(0)
+    own, bent = np.diag(response.own), seed.slope * broadcast_nodes(latent.mean.ndim)
+    bent = expectation((seed.end - expectation(seed.end)) * bent)
+    each = as_rows(bent, tokens.axes).mean(0)
+    within, between = slope_moments(seed.slope, tokens)
+    moved_own, moved_between = curvature_moments(seed.slope, seed.end, tokens)
+    others = response.own - np.diag(own)
+    count = len(as_rows(latent.mean, tokens.axes))
+    moved = np.sum(others * moved_own, 1) + (count - 1) * np.sum(response.between * moved_between, 1)
+    curvature = curvature + _over(moved + own * each, std)
+    return TokenResponse(tokens.axes, others * within + np.diag(curvature), response.between * between)
 
 
-def _hessian(gradient: GradientMoments, slope: Array, tilt: Array, latent: Moments) -> Array | None:
-    """Gauss-Newton part slope' H slope, and the function's own curvature E[gradient slope'] = tilt / sigma (Stein)."""
+def _hessian(seed: Seed, tilt: Array, latent: Moments) -> Array | None:
+    """E[d (g slope) / dx]: slope' H slope, and the function's own curvature E[g slope'] = tilt / sigma (Stein).
+
+    With g = E g + H (end - E end), the curvature has a part that works against slope' H slope:
+    E[(g - E g)_i slope_i'] = sum_j H_ij Cov(slope_i', end_j), and both together are H_ii E[(end - E end) slope xi] / sigma of
+    one feature.
+    """
+    gradient, slope = seed.gradient, seed.slope
     if latent.mean.ndim != 1:
         return None
     rho, std = correlation(latent), np.sqrt(latent.variance)
-    curvature = np.diag(np.divide(tilt, std, out=np.zeros_like(tilt), where=std > 0))
+    curvature = _over(tilt, std)
     if gradient.hessian is None or rho is None:
-        return curvature
-    return np.asarray(gradient.hessian * second_moments(slope, rho) + curvature)
+        return np.diag(curvature)
+    own, xi = np.diag(gradient.hessian), broadcast_nodes(1)
+    others = gradient.hessian - np.diag(own)
+    curvature = curvature + _over(np.sum(others * curvature_covariance(slope, seed.end, rho), 1), std)
+    centred = seed.end - expectation(seed.end)
+    curvature = curvature + own * _over(expectation(centred * slope * xi), std)
+    return np.asarray(others * second_moments(slope, rho) + np.diag(curvature))
+
+
+def _over(numerator: Array, std: Array) -> Array:
+    return np.divide(numerator, std, out=np.zeros_like(numerator), where=std > 0)
 
 
 def _second_order(

@@ -11,7 +11,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["NODES", "TERMS", "WEIGHTS", "Array", "expectation", "hermite_coefficients"]
+__all__ = [
+    "NODES",
+    "TERMS",
+    "WEIGHTS",
+    "Array",
+    "cross_series",
+    "derivative_coefficients",
+    "expectation",
+    "hermite_coefficients",
+]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -47,3 +56,18 @@ def expectation(curve: Array) -> Array:
 def hermite_coefficients(curve: Array) -> Array:
     """a_k = E f(xi) h_k(xi) for k = 0 .. TERMS, as `[TERMS + 1, *elements]`: f = sum_k a_k h_k (O'Donnell 2014, ch. 11)."""
     return np.tensordot(_PROJECTION, curve, 1)
+
+
+def derivative_coefficients(coefficients: Array) -> Array:
+    """Those of f', up to order TERMS - 1: h_k' = sqrt(k) h_{k - 1}."""
+    orders = np.sqrt(np.arange(1.0, len(coefficients)))
+    return np.asarray(orders.reshape(-1, *[1] * (coefficients.ndim - 1)) * coefficients[1:])
+
+
+def cross_series(a: Array, b: Array, rho: Array) -> Array:
+    """Cov(f_c(x), g_d(y)), `[C, C]`: sum_k a_k b_k rho^k without k = 0, from coefficients `[orders, C]` (Mehler)."""
+    power, total = rho, np.zeros_like(rho)
+    for order in range(1, min(len(a), len(b))):
+        total = total + np.outer(a[order], b[order]) * power
+        power = power * rho
+    return total

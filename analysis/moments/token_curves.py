@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .quadrature import TERMS, Array, expectation, hermite_coefficients
+from .quadrature import (
+    TERMS,
+    Array,
+    cross_series,
+    derivative_coefficients,
+    expectation,
+    hermite_coefficients,
+)
 from .tokens import TokenCorrelation, as_rows
 
-__all__ = ["cross_moments", "function_tokens", "slope_moments", "slope_tokens"]
+__all__ = ["cross_moments", "curvature_moments", "function_tokens", "slope_moments", "slope_tokens"]
 
 
 def function_tokens(curve: Array, variance: Array, latent: TokenCorrelation) -> TokenCorrelation:
@@ -83,15 +90,18 @@ def slope_moments(slope: Array, latent: TokenCorrelation) -> tuple[Array, Array]
 def cross_moments(f: Array, g: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
     """Cov(f(x_i), g(x_j)) of two features, of one token and of two, `[F, F]`."""
     a, b = (_rows(hermite_coefficients(curve), latent.axes).mean(1) for curve in (f, g))
-    moments = []
-    for rho in (latent.within, latent.between):
-        matrix = np.diag(rho) if rho.ndim == 1 else rho
-        power, total = matrix, np.zeros(matrix.shape)
-        for order in range(1, TERMS + 1):
-            total = total + np.outer(a[order], b[order]) * power
-            power = power * matrix
-        moments.append(total)
-    return moments[0], moments[1]
+    return _cross_series(a, b, latent)
+
+
+def curvature_moments(f: Array, g: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
+    """Cov(f'(x_i), g(x_j)) in the same way, f' the derivative by the standardised latent (see `curvature_covariance`)."""
+    a, b = (_rows(hermite_coefficients(curve), latent.axes).mean(1) for curve in (f, g))
+    return _cross_series(derivative_coefficients(a), b, latent)
+
+
+def _cross_series(a: Array, b: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
+    within, between = (np.diag(rho) if rho.ndim == 1 else rho for rho in (latent.within, latent.between))
+    return cross_series(a, b, within), cross_series(a, b, between)
 
 
 def _rows(stacked: Array, axes: tuple[int, ...]) -> Array:

@@ -112,22 +112,6 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     mean = np.outer(x.mean, dy.mean)
     if dy.hessian is not None:
         spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
-        stein = spread @ dy.hessian.T
-        mean = mean + stein / (1.0 + _explained(weight.T @ stein, dy.hessian, dy.second))
+        mean = mean + spread @ dy.hessian.T
     variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.total)
     return ParameterGradient(mean, variance)
-
-
-def _explained(covariance: Array, hessian: Array, second: Array) -> Array:
-    """How much of each gradient's mean square a linear function of the layer's output would explain, `[outputs]`.
-
-    No more than 1 is possible (Cauchy-Schwarz). What is claimed beyond, as in deep chaotic networks whose hessian lacks higher
-    derivatives, is not there at all; so the expectation is divided by one plus this, which leaves alone what is small.
-
-    Args:
-        covariance: Of each output (rows) with each gradient, were the gradient linear.
-        hessian: Of the gradients.
-        second: E[gradient^2].
-    """
-    explained = np.maximum(np.sum(covariance * hessian.T, 0), 0.0)
-    return np.asarray(np.divide(explained, second, out=np.zeros_like(second), where=second > 0))
