@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
+from ..graph.mapping import release
+from ..graph.rewriting import without_weights
 from .evidence import Evidence, TrainingSetup
 from .findings import SEVERITIES, Finding
 from .moments import Assumptions, Propagation
@@ -110,9 +112,20 @@ def _model_facts(gradients: GradientGraph) -> dict[str, Any]:
     return {
         "path": model.source,
         "framework": model.framework,
-        "sha256": hashlib.sha256(ir.serde.serialize_model(model.onnx).SerializeToString()).hexdigest(),
+        "sha256": _sha256(model.onnx),
         "opset": model.onnx.opset_imports.get("", 0),
         "parameters": sum(model.sizes.values()),
         "parameter_tensors": len(model.parameters),
         "nodes": model.onnx.graph.num_nodes(),
     }
+
+
+def _sha256(model: ir.Model) -> str:
+    """Of the graph, then of its large weights."""
+    light, tensors = without_weights(model)
+    digest = hashlib.sha256(ir.serde.serialize_model(light).SerializeToString())
+    for tensor in tensors.values():
+        array = tensor.numpy()
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
+        release(array)
+    return digest.hexdigest()

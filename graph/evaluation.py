@@ -40,7 +40,7 @@ def evaluator(model: ir.Model) -> Evaluator:
         ConversionError: onnxruntime refuses the graph; the evaluator raises it where a run fails.
     """
     light, tensors = without_weights(model)
-    weights = {name: tensor.numpy() for name, tensor in tensors.items()}
+    weights = {name: np.require(tensor.numpy(), requirements="A") for name, tensor in tensors.items()}
     names = [output.name or "" for output in model.graph.outputs]
     run = _runner(ir.serde.serialize_model(light).SerializeToString())
     return lambda feeds: dict(zip(names, run(names, {**weights, **feeds}), strict=True))

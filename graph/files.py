@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from .errors import InputError
-from .rewriting import is_large
+from .mapping import is_large, map_tensors, parse_model
 from .source import source_layer
 
 __all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model"]
@@ -30,7 +30,7 @@ _LONGEST_NAME = 4096
 
 
 def load_model(path: str | Path) -> ir.Model:
-    """Read and check an ONNX file. Weights in external files are mapped, not read.
+    """Read and check an ONNX file. Large weights are mapped, not read (`mapping`).
 
     Raises:
         InputError: There is no such file, it is not ONNX, it is damaged, or its external data lies outside its folder.
@@ -39,7 +39,7 @@ def load_model(path: str | Path) -> ir.Model:
     if not path.is_file():
         raise InputError(f"no such file: {path}", expected="an ONNX model file")
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = parse_model(path)
     except (google.protobuf.message.DecodeError, RuntimeError) as error:
         raise InputError(
             f"{path} is not an ONNX file or is truncated", remedy="export the model again"
@@ -55,44 +55,43 @@ def load_model(path: str | Path) -> ir.Model:
         else:
             _check_data(tensor, path)
     try:
+        _read_small_tensors(proto, path.parent)
         model = ir.serde.deserialize_model(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(_without_external_data(proto))
     except _INVALID as error:
         reason = str(_root_cause(error)).strip().splitlines()
         raise _invalid(path, reason[0] if reason else type(error).__name__) from error
     _check_names(model, path)
     _check_nodes(model, path)
-    _read_small_tensors(model)
+    map_tensors(model)
     return model
 
 
-def _read_small_tensors(model: ir.Model) -> None:
-    """Take tensors from their files into memory, all but large weights."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor) and not is_large(value.const_value):
-                value.const_value = _in_memory(value.const_value)
-        for node in graph:
-            for name, attribute in node.attributes.items():
-                if isinstance(attribute.value, ir.ExternalTensor):
-                    node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+def _read_small_tensors(proto: onnx.ModelProto, folder: Path) -> None:
+    """Take external tensors into the message, all but large weights."""
+    large = [tensor for tensor in proto.graph.initializer if is_large(ir.serde.deserialize_tensor(tensor))]
+    kept = {id(tensor) for tensor in large}
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if onnx.external_data_helper.uses_external_data(tensor) and id(tensor) not in kept:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
 
 
-def _with_data(model: ir.Model) -> ir.Model:
-    """The model with all of its weights in memory, as it must be to stand in one file; itself where they are."""
-    initializers = model.graph.initializers.values()
-    if not any(isinstance(value.const_value, ir.ExternalTensor) for value in initializers):
-        return model
-    clone = model.clone()
-    for value in clone.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = _in_memory(value.const_value)
-    return clone
-
-
-def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+def _without_external_data(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """What the standard's checker judges: initializers in external files, which it would read, are inputs to it."""
+    light = onnx.ModelProto()
+    light.CopyFrom(proto)
+    inputs = {value.name for value in light.graph.input}
+    for index in reversed(range(len(light.graph.initializer))):
+        tensor = light.graph.initializer[index]
+        if onnx.external_data_helper.uses_external_data(tensor):
+            if tensor.name not in inputs:
+                info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                light.graph.input.append(info)
+            del light.graph.initializer[index]
+    return light
 
 
 def _invalid(path: Path, reason: str) -> InputError:
@@ -205,7 +204,7 @@ def save_model(model: ir.Model, path: str | Path) -> Path:
     )
     if size <= _EXTERNAL_ABOVE:
         with atomic_path(path) as temporary:
-            ir.save(_with_data(model), temporary, format="protobuf")
+            ir.save(model, temporary, format="protobuf")
         return path
     # The weights are written under their final name inside a temporary folder, since the model records that name.
     with atomic_path(path) as temporary:

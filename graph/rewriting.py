@@ -7,13 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from .builder import Tensor
+from .mapping import LARGE, is_large
 
-__all__ = ["LARGE", "is_large", "replace_node", "without_weights"]
-
-LARGE = 1 << 18
-"""Elements from which a weight is mapped instead of read, and handed to onnxruntime as an input instead of copied."""
-
-_NUMBERS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
+__all__ = ["replace_node", "without_weights"]
 
 
 def replace_node(node: ir.Node, results: Sequence[Tensor | None]) -> None:
@@ -51,8 +47,3 @@ def without_weights(model: ir.Model, above: int = LARGE) -> tuple[ir.Model, dict
         if value not in clone.graph.inputs:
             clone.graph.inputs.append(value)
     return clone, tensors
-
-
-def is_large(tensor: ir.TensorProtocol, above: int = LARGE) -> bool:
-    """Whether a tensor holds floating-point numbers, so many that it is better not copied."""
-    return tensor.size >= above and tensor.dtype in _NUMBERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 
 from ..graph.errors import InputError
 from ..graph.files import save_model
+from ..graph.mapping import is_mapped
 
 __all__ = ["DEVICES", "onnxruntime_for", "open_session"]
 
@@ -68,13 +70,24 @@ def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Any:
     tensors = [
         value.const_value for value in model.graph.initializers.values() if value.const_value is not None
     ]
-    mapped = [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+    mapped = [tensor for tensor in tensors if is_mapped(tensor)]
     if sum(tensor.nbytes for tensor in tensors) - sum(tensor.nbytes for tensor in mapped) <= _IN_MEMORY:
         # Those that lie in a file are handed over as they are mapped, whatever their size.
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in mapped]
         options.add_external_initializers([tensor.name for tensor in mapped], values)
-        serialized = ir.serde.serialize_model(model).SerializeToString()
+        serialized = ir.serde.serialize_model(_without_data(model, mapped)).SerializeToString()
         return onnxruntime.InferenceSession(serialized, options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="gradfuse-") as folder:
         path = save_model(model, Path(folder) / "model.onnx")
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def _without_data(model: ir.Model, mapped: Sequence[ir.TensorProtocol]) -> ir.Model:
+    """A copy that says of these tensors that they lie elsewhere, as onnxruntime wants it of what it is handed."""
+    clone = model.clone()
+    for tensor in mapped:
+        name = tensor.name or ""
+        clone.graph.initializers[name].const_value = ir.ExternalTensor(
+            "elsewhere", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name
+        )
+    return clone

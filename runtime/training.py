@@ -21,6 +21,7 @@ from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
 from ..graph.losses import loss_named
 from ..graph.model import TrainableModel
+from ..graph.rewriting import without_weights
 from .data import batches, consecutive, fit_data, fixed_batch, split, whole_batches
 from .optimizers import SGD, Array, Optimizer
 from .providers import onnxruntime_for
@@ -236,13 +237,13 @@ class _Training:
 
     def settings(self) -> dict[str, Any]:
         """All that the outcome depends on, as JSON values."""
-        graph = ir.serde.serialize_model(self._graph.onnx).SerializeToString()
-        constants = [value.const_value for value in self._graph.onnx.graph.initializers.values()]
-        mapped = [tensor.numpy() for tensor in constants if isinstance(tensor, ir.ExternalTensor)]
+        light, constants = without_weights(self._graph.onnx)
+        graph = ir.serde.serialize_model(light).SerializeToString()
+        arrays = [tensor.numpy() for tensor in constants.values()]
         return {
             **self._hyperparameters.settings(),
             "device": self._device,
-            "graph_sha256": _sha256(graph, *self._graph.initial.values(), *mapped),
+            "graph_sha256": _sha256(graph, *self._graph.initial.values(), *arrays),
             "data_sha256": _sha256(*self._arrays),
         }
 

@@ -15,6 +15,7 @@ import pytest
 
 from gradfuse.graph import InputError, TrainableModel, evaluate, files
 from gradfuse.graph.files import MAX_IR_VERSION, atomic_path, load_model, save_model
+from gradfuse.graph.mapping import LARGE, is_mapped, release
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
@@ -261,3 +262,35 @@ def test_a_failed_save_with_external_data_leaves_nothing(
     with pytest.raises(InputError, match="No space left"):
         mlp.save(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("padding", range(4))
+def test_large_weights_inside_of_a_file_are_mapped(build: Build, tmp_path: Path, padding: int) -> None:
+    weights = {"w1": np.arange(3.0 * LARGE).reshape(3, LARGE), "w2": np.ones((LARGE, 2)), "b": np.ones(2)}
+    model = build(
+        "h = MatMul (x, w1) m = MatMul (h, w2) y = Add (m, b)",
+        {name: array.astype(np.float32) for name, array in weights.items()},
+    )
+    model.onnx.producer_name = "a" * padding  # moves the weights in the file
+    saved = model.save(tmp_path / "model.onnx")
+    loaded = load_model(saved).graph.initializers
+    model.save(saved)  # the mapping is of the file that was there
+    release(loaded["w1"].const_value.numpy())
+    for name, array in weights.items():
+        np.testing.assert_array_equal(loaded[name].const_value.numpy(), array)
+    assert not is_mapped(loaded["b"].const_value)
+    aligned = saved.read_bytes().find(weights["w1"].astype(np.float32)[0, 1:9].tobytes()) % 4 == 0
+    assert is_mapped(loaded["w1"].const_value) == aligned
+
+
+def test_a_large_file_cut_or_damaged(build: Build, tmp_path: Path) -> None:
+    """Sizes of fields that contradict each other are refused before anything is mapped."""
+    weights = {"w1": np.zeros((3, LARGE), np.float32), "w2": np.zeros((LARGE, 2), np.float32)}
+    saved = build("h = MatMul (x, w1) y = MatMul (h, w2)", weights).save(tmp_path / "model.onnx")
+    content, rng = saved.read_bytes(), np.random.default_rng(0)
+    places = [place for place, byte in enumerate(content) if byte]
+    for _ in range(100):
+        damaged = bytearray(content)
+        damaged[rng.choice(places)] = rng.integers(0, 256)
+        saved.write_bytes(damaged[: rng.choice([len(content), rng.integers(len(content))])])
+        _loads_or_says_why(saved)
