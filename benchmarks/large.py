@@ -8,6 +8,7 @@ Resident memory counts the pages of mapped files that were read, which the syste
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -91,17 +92,17 @@ def write_model(path: Path, width: int) -> Path:
     rng = np.random.default_rng(0)
     with path.with_suffix(".bin").open("wb") as file:
         for name, shape in shapes.items():
-            model.graph.initializer.append(_external(name, shape, file, rng))
+            model.graph.initializer.append(external(name, shape, file, rng))
     path.write_bytes(model.SerializeToString())
     return path
 
 
-def _external(name: str, shape: tuple[int, int], file: Any, rng: np.random.Generator) -> onnx.TensorProto:
+def external(name: str, shape: tuple[int, ...], file: Any, rng: np.random.Generator) -> onnx.TensorProto:
     """Append a tensor's values, drawn for a ReLU network, to the file, block by block."""
     tensor = onnx.TensorProto(
         name=name, data_type=onnx.TensorProto.FLOAT, dims=shape, data_location=onnx.TensorProto.EXTERNAL
     )
-    count, offset = shape[0] * shape[1], file.tell()
+    count, offset = math.prod(shape), file.tell()
     for start in range(0, count, BLOCK):
         values = rng.standard_normal(min(BLOCK, count - start), np.float32) * np.float32(
             (2 / shape[0]) ** 0.5
