@@ -14,7 +14,7 @@ from .runtime import train as run_training
 from .runtime.data import fit_data, fixed_batch
 
 if TYPE_CHECKING:
-    from .analysis import Measurement, Numbers, RiskReport
+    from .analysis import FusePlan, Measurement, Numbers, RiskReport
     from .graph.losses import Loss
 
     LossLike: TypeAlias = str | Loss | Callable[..., Any]
@@ -30,6 +30,7 @@ __all__ = [
     "fuse",
     "list_fuses",
     "load",
+    "plan_fuses",
     "remedy",
     "remove_fuses",
     "train",
@@ -82,9 +83,11 @@ class Trained(TrainingResult):
 
     Attributes:
         probe: The gradients before the first step; None where no probe was made.
+        plan: What was clipped, and why.
     """
 
-    probe: Measurement | None = None
+    probe: Measurement | None
+    plan: FusePlan
 
     def remedied_source(self, model: Any) -> Any:
         """A copy of a framework's model with the remedies that were trained (see `remedy`), and with the trained weights.
@@ -210,7 +213,18 @@ def fuse(
         InputError: `clip` is not understood, or `at` matches nothing.
     """
     gradients = _gradients(source, loss, input_shape, train)
-    return insert_fuses(gradients, _fuses(gradients, clip, at))
+    return insert_fuses(gradients, _plan(gradients, clip, at).fuses)
+
+
+def plan_fuses(
+    source: Any,
+    *,
+    clip: str | Sequence[Fuse] = "auto",
+    at: Sequence[str] | None = None,
+    loss: LossLike = "cross-entropy",
+) -> FusePlan:
+    """The fuses that `fuse` puts into the model's gradient graph for the same arguments, and why these or none."""
+    return _plan(_gradients(source, loss, None, None), clip, at)
 
 
 def list_fuses(path: str | Path) -> list[Fuse]:
@@ -345,8 +359,9 @@ def train(
     if measured is not None and on_probe is not None:
         on_probe(measured)
     inputs = dict(zip((spec.name for spec in gradients.source.inputs), arrays, strict=False))
+    plan = _plan(gradients, clip, at, batch_size)
     result = run_training(
-        insert_fuses(gradients, _fuses(gradients, clip, at, batch_size)),
+        insert_fuses(gradients, plan.fuses),
         Examples(inputs, arrays[-1] if gradients.target else None),
         out=out,
         epochs=epochs,
@@ -355,7 +370,7 @@ def train(
         schedule=schedule,
         **options,
     )
-    return Trained(**vars(result), probe=measured)
+    return Trained(**vars(result), probe=measured, plan=plan)
 
 
 def _probe(gradients: GradientGraph, batch_size: int, arrays: Sequence[Any]) -> Measurement:
@@ -406,14 +421,16 @@ def _differentiated(model: TrainableModel, loss: LossLike) -> GradientGraph:
     return GradientGraph.of(model, converters.find_loss(loss))
 
 
-def _fuses(
+def _plan(
     gradients: GradientGraph, clip: str | Sequence[Fuse], at: Sequence[str] | None, batch_size: int = 32
-) -> Sequence[Fuse]:
+) -> FusePlan:
+    from .analysis import FusePlan
+
     if not isinstance(clip, str):
-        return clip
+        return FusePlan(clip, "as given")
     if clip == "auto" and not at:
-        return analyse(gradients, batch_size=batch_size).fuses
-    return fuses.fuses_of(clip, at, gradients)
+        return analyse(gradients, batch_size=batch_size).plan
+    return FusePlan(fuses.fuses_of(clip, at, gradients), f"as {clip!r} asks for")
 
 
 def _shape(shape: Sequence[int] | str | None) -> tuple[int, ...] | None:

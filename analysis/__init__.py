@@ -3,6 +3,7 @@
 from .analysis import analyse
 from .evidence import TrainingSetup
 from .findings import Finding, FindingsError, Remedy
+from .plan import FusePlan
 from .probe import Measurement, probe
 from .report import RiskReport
 from .rules import RULES, explain
@@ -14,6 +15,7 @@ __all__ = [
     "THRESHOLDS",
     "Finding",
     "FindingsError",
+    "FusePlan",
     "Measurement",
     "Numbers",
     "Remedy",

@@ -59,7 +59,7 @@ def analyse(
     summary = prediction.summary
     if measurement is not None:
         summary = measured_summary(measurement, prediction.steps, prediction.thresholds)
-    evidence = Evidence(prediction, summary, plan_fuses(prediction.state, summary), setup or TrainingSetup())
+    evidence = Evidence(prediction, summary, plan_fuses(prediction, summary), setup or TrainingSetup())
     return RiskReport(
         tool={"name": "gradfuse", "version": _version()},
         model=_model_facts(gradients),
@@ -70,7 +70,7 @@ def analyse(
         profile=prediction.profile,
         attribution=prediction.attribution,
         findings=_findings(evidence),
-        fuses=evidence.fuses,
+        plan=evidence.plan,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..graph.fuses import Fuse
 from .attribution import Attribution
 from .findings import Finding
+from .plan import FusePlan
 from .probe import Measurement
 from .profile import ProfileEntry, without_noise
 from .verdict import Summary
@@ -31,7 +32,7 @@ class ReportContents:
         profile: The prediction for every parameter and activation.
         attribution: Each layer's gain put down to causes, in forward order.
         findings: The gravest first.
-        fuses: The fuse plan; empty for a model that needs none.
+        plan: The fuse plan.
     """
 
     tool: Mapping[str, str]
@@ -43,7 +44,12 @@ class ReportContents:
     profile: Sequence[ProfileEntry]
     attribution: Sequence[Attribution]
     findings: Sequence[Finding]
-    fuses: Sequence[Fuse]
+    plan: FusePlan
+
+    @property
+    def fuses(self) -> Sequence[Fuse]:
+        """Those of the plan; none for a model that needs none."""
+        return self.plan.fuses
 
     @property
     def disagreements(self) -> list[ProfileEntry]:

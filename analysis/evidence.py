@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..graph.errors import InputError
-from ..graph.fuses import Fuse
 from .findings import Remedy
+from .plan import FusePlan
 from .prediction import Prediction
 from .remedies import OFFERS, fuse_remedy
 from .verdict import Summary
@@ -51,13 +50,13 @@ class Evidence:
     Attributes:
         prediction: Moments, profile, trunk and attribution.
         summary: The verdict: that of the probe where there was one, else the prediction's.
-        fuses: The fuse plan.
+        plan: The fuse plan.
         setup: How the model will be trained.
     """
 
     prediction: Prediction
     summary: Summary
-    fuses: Sequence[Fuse]
+    plan: FusePlan
     setup: TrainingSetup
     _offers: dict[str, Remedy | None] = field(default_factory=dict, repr=False)
 
@@ -74,7 +73,7 @@ class Evidence:
     @property
     def clipping(self) -> list[Remedy]:
         """Clipping, where it is planned."""
-        remedy = fuse_remedy(self.fuses, self.summary)
+        remedy = fuse_remedy(self.plan.fuses, self.summary)
         return [] if remedy is None else [remedy]
 
     def _offer(self, kind: str) -> Remedy | None:

@@ -2,81 +2,111 @@
 
 A fuse bounds the update; it does not mend the propagation.
 
-- The report says `explodes`: one `global-norm` fuse at 1, the customary threshold (Pascanu 2013), bounds every update. Where
-  the square of the predicted norm would overflow float32, a `norm` fuse on the gradient of the model's output keeps the whole
-  backward flow in range as well: the flow is linear in that gradient, so it keeps its direction.
-- The interval reaches a threshold (`at-risk`), or a recurrent matrix could raise the gradient beyond GF101.growth over its
-  steps although it does not at the present weights: one `global-norm` fuse at the predicted norm, or at 1 where that is less.
-  It leaves a training alone whose gradients stay as they are.
-- Anything else needs none. Where the forward values overflow, none can help, and none is planned.
+- The report says `at-risk`, or a recurrent matrix could raise the gradient beyond GF101.growth over its steps although it
+  does not at the present weights: one `global-norm` fuse at the predicted norm, or at 1, the customary threshold (Pascanu
+  2013), where that is less. It leaves a training alone whose gradients stay as they are.
+- The report says `explodes`: the same at the norm of all parameters together, where that is less than the predicted one.
+  Clipped there, a step moves the parameters by the learning rate times their own norm, however large the gradient is (the
+  ratio of You 2017, LARS, over all layers): at a threshold of 1 a large network hardly moves.
+- The square of the predicted norm would overflow float32: `norm` fuses at 1 on the gradients of activations, from the output
+  back, wherever the flow has grown a million-fold since the last of them. Each keeps the direction of what flows through it,
+  and bites only where the flow is in fact that large.
+- The forward values overflow: no loss is finite, nothing can be clipped, and no fuse is planned.
+- Anything else needs none.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
 
 from ..graph.fuses import ALL_PARAMETERS, Fuse
-from .moments import Propagation
+from .prediction import Prediction
 from .profile import gradient_rms
 from .recurrence import recurrences
-from .thresholds import THRESHOLDS
 from .verdict import Summary
 from .wording import number
 
-__all__ = ["GLOBAL_NORM_THRESHOLD", "plan_fuses"]
+__all__ = ["FusePlan", "plan_fuses"]
 
-GLOBAL_NORM_THRESHOLD = 1.0
-"""The customary threshold, and the least that is planned."""
+_CUSTOMARY = 1.0
+"""The threshold on the gradient of an activation, and the least on that of all parameters."""
 
-_FLOW_LIMIT = 1e12
+_LARGEST_NORM = 1e12
 """Predicted global norm beyond which the backward flow is fused: its square, and that of a much larger batch, stay finite."""
 
-_SMALLEST_FLOW = 1e-30
-"""The least norm at the output that float32 can carry back to the parameters."""
+_LARGEST_FLOW = 1e6
+"""Norm to which the flow may grow from one fuse to the next: half the decades, so that the values have the others."""
 
 
-def plan_fuses(state: Propagation, summary: Summary) -> list[Fuse]:
+@dataclass(frozen=True)
+class FusePlan:
+    """What to clip, and why.
+
+    Attributes:
+        fuses: In the order of the backward pass, the one on all parameters last; empty where none is needed, or none helps.
+        reason: Why these, or why none, in a sentence.
+    """
+
+    fuses: Sequence[Fuse]
+    reason: str
+
+
+def plan_fuses(prediction: Prediction, summary: Summary) -> FusePlan:
     """The fuses that a model needs; none for a healthy one."""
     if summary.overflow_phase == "forward":
-        return []
+        return FusePlan(
+            [],
+            f"none would help: the value of {summary.overflow} exceeds float32 in the forward pass, before there is a"
+            " gradient to clip",
+        )
+    if not (reason := _danger(prediction, summary)):
+        return FusePlan([], "none: the predicted gradients need no clipping")
+    fuses = [] if summary.global_norm <= _LARGEST_NORM else list(_flow_fuses(prediction))
+    last = Fuse("global-norm", ALL_PARAMETERS, _threshold(prediction, summary), reason)
+    return FusePlan([*fuses, last], reason)
+
+
+def _danger(prediction: Prediction, summary: Summary) -> str:
+    """Why gradients explode or may explode; empty where nothing says so."""
+    norm = f"the norm of all gradients is {number(summary.global_norm)}"
     if summary.verdict == "explodes":
-        return _against_explosion(state, summary)
-    reason = _risk_of(state, summary)
-    return [Fuse("global-norm", ALL_PARAMETERS, _usual_norm(summary), reason)] if reason else []
-
-
-def _against_explosion(state: Propagation, summary: Summary) -> list[Fuse]:
-    norm = number(summary.global_norm)
-    fuses = []
-    if not summary.global_norm <= _FLOW_LIMIT:
-        reason = f"the norm of all gradients is {norm}, and its square overflows float32"
-        fuses.append(Fuse("norm", state.output.name or "", _flow_threshold(state, summary), reason))
-    reason = (
-        f"the norm of all gradients is {norm}, their growth {10 ** min(summary.log10_gain, 300):.3g}-fold"
-    )
-    return [*fuses, Fuse("global-norm", ALL_PARAMETERS, GLOBAL_NORM_THRESHOLD, reason)]
-
-
-def _risk_of(state: Propagation, summary: Summary) -> str:
-    """Why gradients may explode although they do not at present; empty where nothing says so."""
-    for recurrence in recurrences(state.gradients):
-        if recurrence.growth >= THRESHOLDS["GF101.growth"]:
+        return f"{norm}, their growth {10 ** min(summary.log10_gain, 300):.3g}-fold"
+    for recurrence in recurrences(prediction.state.gradients):
+        if recurrence.growth >= prediction.thresholds["GF101.growth"]:
             return (
                 f"{recurrence.parameter} has a spectral radius of {recurrence.radius:.2f}, which over {recurrence.steps} steps"
                 f" can raise the gradient {number(recurrence.growth)}-fold"
             )
-    if summary.verdict == "at-risk":
-        return f"the norm of all gradients is {number(summary.global_norm)}, and its interval reaches the threshold"
-    return ""
+    return f"{norm}, and its interval reaches the threshold" if summary.verdict == "at-risk" else ""
 
 
-def _usual_norm(summary: Summary) -> float:
-    """The predicted norm, to two digits."""
-    return max(float(f"{summary.global_norm:.1e}"), GLOBAL_NORM_THRESHOLD)
+def _threshold(prediction: Prediction, summary: Summary) -> float:
+    """The predicted norm; where the gradient explodes, that of the parameters at most. To two digits."""
+    parameters = [entry for entry in prediction.profile if entry.kind == "parameter"]
+    size = math.hypot(*(entry.value_rms * math.sqrt(entry.size) for entry in parameters))
+    explodes = summary.verdict == "explodes" and not summary.global_norm < size
+    return max(float(f"{size if explodes else summary.global_norm:.1e}"), _CUSTOMARY)
 
 
-def _flow_threshold(state: Propagation, summary: Summary) -> float:
-    """The norm at the output that brings the predicted global norm to _FLOW_LIMIT."""
-    size = state.arrived[state.output].mean.size * state.assumptions.batch_size
-    norm = gradient_rms(state, state.output) * math.sqrt(size)
-    return max(float(f"{norm * _FLOW_LIMIT / summary.global_norm:.1e}"), _SMALLEST_FLOW)
+def _flow_fuses(prediction: Prediction) -> Iterator[Fuse]:
+    """A fuse wherever the flow along the trunk has outgrown the last one, or is beyond any prediction."""
+    passed = 1.0
+    values = (prediction.state.output, *(step.before for step in prediction.steps if step.cause == "weight"))
+    for value in values:
+        flow = _flow(prediction, value)
+        if not math.isfinite(flow) or flow > _LARGEST_FLOW * passed:
+            reason = f"the gradient that flows back through it has a norm of {number(flow)}"
+            yield Fuse("norm", value.name or "", _CUSTOMARY, reason)
+            passed = flow
+
+
+def _flow(prediction: Prediction, value: ir.Value) -> float:
+    """Predicted Euclidean norm of an activation's gradient over a batch."""
+    state = prediction.state
+    return gradient_rms(state, value) * math.sqrt(
+        state.arrived[value].mean.size * state.assumptions.batch_size
+    )

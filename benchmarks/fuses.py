@@ -8,6 +8,7 @@ cost      a step with `global-norm` on every parameter beside the same step with
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -16,13 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from gradfuse.analysis import analyse
+from gradfuse.analysis import THRESHOLDS, FusePlan, analyse
+from gradfuse.analysis.moments import Assumptions
+from gradfuse.analysis.plan import plan_fuses
+from gradfuse.analysis.prediction import predict
 from gradfuse.converters import convert
 from gradfuse.graph import ALL_PARAMETERS, Fuse, GradientGraph, insert_fuses
 from gradfuse.models import adding, cnn, mlp, pre_ln, resnet, rnn
 from gradfuse.runtime import SGD, Schedule, StepGraph, TrainingResult, TrainingSession, train
 
-from .verdict_networks import CLASSES, FAMILIES, draw
+from .verdict_networks import CLASSES, FAMILIES, Network, draw
 
 _STEPS, _BATCH = 1500, 64
 
@@ -54,22 +58,47 @@ def auto_plan(count: int, seed: int) -> None:
     for verdict in ("explodes", "stable"):
         print(f"\nnetworks called `{verdict}`: 48 steps of 32, learning rate 0.01, momentum 0.9")
         print(f"{'family':16} {'without a fuse':18} {'--clip auto':18} plan")
-        outcomes = []
-        for family, gradients, plan in _networks(verdict, count, seed):
+        outcomes: list[tuple[float, float]] = []
+        hopeless: list[float] = []
+        for network, gradients, plan in _networks(verdict, seed):
             data = _teacher(gradients, seed)
-            bare, fused = (
-                _train(graph, data, epochs=3, lr=0.01, seed=seed, batch=32)
-                for graph in (gradients, insert_fuses(gradients, plan))
-            )
+            bare = _train(gradients, data, epochs=3, lr=0.01, seed=seed, batch=32)
+            if plan.reason.startswith("none would help"):
+                hopeless.append(_loss(bare))
+                continue
+            fused = bare
+            if plan.fuses:
+                clipped = insert_fuses(gradients, plan.fuses)
+                fused = _train(clipped, data, epochs=3, lr=0.01, seed=seed, batch=32)
             outcomes.append((_loss(bare), _loss(fused)))
-            kinds = ", ".join(f"{fuse.kind} {fuse.threshold:g}" for fuse in plan) or "none"
-            print(f"{family:16} {_outcome(bare):18} {_outcome(fused):18} {kinds}", flush=True)
-        finite = [sum(map(math.isfinite, column)) for column in zip(*outcomes, strict=True)]
-        worse = sum(with_plan > 1.01 * without for without, with_plan in outcomes if math.isfinite(without))
-        print(
-            f"{len(outcomes)} networks: finite without {finite[0]}, with the plan {finite[1]}; worse with it {worse}"
-        )
+            kinds = (
+                ", ".join(f"{fuse.kind} {fuse.threshold:g}" for fuse in plan.fuses) or "none: one training"
+            )
+            print(f"{network.family:16} {_outcome(bare):18} {_outcome(fused):18} {kinds}", flush=True)
+            if len(outcomes) == count:
+                break
+        _print_outcomes(outcomes, hopeless)
     _print_healthy_share()
+
+
+def _print_outcomes(outcomes: list[tuple[float, float]], hopeless: list[float]) -> None:
+    """How many ended finite, worse, better; and how the networks ended for which the plan says that no fuse helps."""
+    finite = [sum(map(math.isfinite, column)) for column in zip(*outcomes, strict=True)]
+    survivors = [pair for pair in outcomes if math.isfinite(pair[0])]
+    worse = sum(fused > 1.01 * bare for bare, fused in survivors)
+    better = sum(fused < 0.99 * bare for bare, fused in survivors)
+    learnt = [
+        sum(loss < 1.1 * math.log(CLASSES) for loss in column) for column in zip(*outcomes, strict=True)
+    ]
+    print(
+        f"{len(outcomes)} networks: finite without {finite[0]}, with the plan {finite[1]}; of those finite without, worse"
+        f" with it {worse}, better {better}; loss below 1.1 log {CLASSES}: without {learnt[0]}, with it {learnt[1]}"
+    )
+    if hopeless:
+        print(
+            f"not counted: {len(hopeless)} networks whose values overflow in the forward pass, of which the report says that no"
+            f" fuse would help; finite of them without one: {sum(map(math.isfinite, hopeless))}"
+        )
 
 
 def _print_healthy_share() -> None:
@@ -120,18 +149,16 @@ def _train(
     )
 
 
-def _networks(verdict: str, count: int, seed: int) -> Iterator[tuple[str, GradientGraph, Any]]:
-    """The first networks of that verdict among those that are drawn from each family in turn."""
-    found = 0
-    for index in range(10 * count):
+def _networks(verdict: str, seed: int) -> Iterator[tuple[Network, GradientGraph, FusePlan]]:
+    """Networks of that verdict, drawn from each family in turn, with the plan that their report has."""
+    for index in itertools.count():
         for family in FAMILIES:
-            gradients = draw(family, seed, index).gradients()
-            report = analyse(gradients)
-            if report.summary.verdict == verdict:
-                yield family, gradients, report.fuses
-                found += 1
-            if found == count:
-                return
+            network = draw(family, seed, index)
+            gradients = network.gradients()
+            # The report's verdict and plan, without what it works out beside them.
+            prediction = predict(gradients, Assumptions(), THRESHOLDS)
+            if prediction.summary.verdict == verdict:
+                yield network, gradients, plan_fuses(prediction, prediction.summary)
 
 
 def _teacher(gradients: GradientGraph, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

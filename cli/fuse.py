@@ -79,10 +79,11 @@ def fuse(
         train=trainable,
         verify=False,
     )
-    fused = api.fuse(model, clip=clip, at=at, loss=loss)
+    plan = api.plan_fuses(model, clip=clip, at=at, loss=loss)
+    fused = api.fuse(model, clip=plan.fuses, loss=loss)
     fuses = list_fuses(fused.onnx)
     print(f"wrote {fused.save(output)}: {_count(fuses)}")
-    _print(fuses, "the plan is empty: the predicted gradients need no clipping")
+    _print(fuses, f"fuse plan: {plan.reason}")
 
 
 def _count(fuses: Sequence[Fuse]) -> str:

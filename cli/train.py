@@ -143,6 +143,8 @@ def train(
     )
     for name, share in trained.fuse_bites.items():
         print(f"{name} bit in {100 * share:.0f} % of {trained.history[-1].step} steps")
+    if clip == "auto" and not trained.plan.fuses:
+        print(f"fuse plan: {trained.plan.reason}")
     if trained.diverged:
         print(
             f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"

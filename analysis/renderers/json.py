@@ -15,7 +15,7 @@ __all__ = ["SCHEMA", "render_json"]
 SCHEMA = "gradfuse-report/1"
 """Name of the schema."""
 
-_SUMMARY = ("verdict", "risk", "log10_gain", "global_norm", "basis")
+_SUMMARY = ("verdict", "risk", "log10_gain", "global_norm", "overflow", "overflow_phase", "basis")
 _PROFILE = (
     "tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms", "measured_grad_rms", "measured_value_rms",
 )  # fmt: skip
@@ -39,6 +39,7 @@ def render_json(report: ReportContents) -> str:
             {key: getattr(fuse, key) for key in ("name", "kind", "target", "threshold", "reason")}
             for fuse in report.fuses
         ],
+        "fuse_plan": report.plan.reason,
     }
     return json.dumps(_finite(document), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 

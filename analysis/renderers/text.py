@@ -27,6 +27,8 @@ _ROWS = 24
 _DECADES = 12.0
 """What lies further below the largest gradient is rounding noise, as for a bias before BatchNormalization, and gets no bar."""
 
+_OVERFLOW = "values overflow float32 in the forward pass, before there is a gradient"
+
 _VERDICTS = {
     "explodes": "training is predicted to fail at the first steps",
     "at-risk": "the interval of the prediction reaches the limits",
@@ -60,8 +62,9 @@ def gist(report: ReportContents, findings: Iterable[Finding]) -> str:
 
 def _verdict_line(report: ReportContents) -> str:
     summary = report.summary
+    meaning = _OVERFLOW if summary.overflow_phase == "forward" else _VERDICTS[summary.verdict]
     return (
-        f"gradfuse: {summary.verdict.upper()} - {_VERDICTS[summary.verdict]} (risk {summary.risk:.2f},"
+        f"gradfuse: {summary.verdict.upper()} - {meaning} (risk {summary.risk:.2f},"
         f" growth {power(summary.log10_gain)} from last layer to first, global norm {number(summary.global_norm)})"
     )
 
@@ -126,9 +129,7 @@ def _remedy(remedy: Remedy) -> str:
 def _plan(console: Console, report: ReportContents) -> None:
     console.print()
     if not report.fuses:
-        console.print(
-            Text("fuse plan: none" + ("" if report.summary.verdict != "explodes" else " would help"))
-        )
+        console.print(Text(f"fuse plan: {_safe(report.plan.reason)}"))
         return
     console.print(Text("fuse plan (gradfuse fuse SOURCE --clip auto):"))
     for fuse in report.fuses:

@@ -137,7 +137,7 @@ def _node(gradients: GradientGraph, fuse: Fuse, form: Form, edges: Sequence[ir.V
     defined = function(form, len(edges), model.opset_imports[""])
     model.functions.setdefault(defined.identifier(), defined)
     model.opset_imports[DOMAIN] = 1
-    inputs, attributes = list(edges), dict[str, float | list[int]](threshold=fuse.threshold)
+    inputs, attributes = list(edges), dict[str, float | list[int]](threshold=float(fuse.threshold))
     if fuse.kind == "adaptive":
         inputs.append(graph.initializers[fuse.target])
         attributes["axes"] = summed_axes(gradients.source, fuse.target)

@@ -18,6 +18,7 @@ from .analysis_networks import gradient_graph, mlp
 
 KEYS = [
     "schema", "tool", "model", "assumptions", "summary", "probe", "profile", "attribution", "findings", "fuses",
+    "fuse_plan",
 ]  # fmt: skip
 
 
@@ -67,7 +68,8 @@ def test_json_has_exactly_the_keys_of_the_schema(explodes: RiskReport) -> None:
     document = parsed(explodes)
     assert list(document) == KEYS
     assert document["schema"] == "gradfuse-report/1"
-    assert list(document["summary"]) == ["verdict", "risk", "log10_gain", "global_norm", "basis"]
+    summary = ["verdict", "risk", "log10_gain", "global_norm", "overflow", "overflow_phase", "basis"]
+    assert list(document["summary"]) == summary
     assert document["probe"] is None
     profile = ["tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms"]
     profile += ["measured_grad_rms", "measured_value_rms"]
