@@ -7,7 +7,8 @@ A fuse bounds the update; it does not mend the propagation.
   2013), where that is less. It leaves a training alone whose gradients stay as they are.
 - The report says `explodes`: the same at the norm of all parameters together, where that is less than the predicted one.
   Clipped there, a step moves the parameters by the learning rate times their own norm, however large the gradient is (the
-  ratio of You 2017, LARS, over all layers): at a threshold of 1 a large network hardly moves.
+  ratio of You 2017, LARS, over all layers): at a threshold of 1 a large network hardly moves. It is 1 where an activation
+  grows faster than its input (GF102.exponent): a small relative change of the weights is then a large one of the output.
 - The square of the predicted norm would overflow float32: `norm` fuses at 1 on the gradients of activations, from the output
   back, wherever the flow has grown a million-fold since the last of them. Each keeps the direction of what flows through it,
   and bites only where the flow is in fact that large.
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ..graph.fuses import ALL_PARAMETERS, Fuse
+from .activations import fast_steps
 from .prediction import Prediction
 from .profile import gradient_rms
 from .recurrence import recurrences
@@ -85,11 +87,19 @@ def _danger(prediction: Prediction, summary: Summary) -> str:
 
 
 def _threshold(prediction: Prediction, summary: Summary) -> float:
-    """The predicted norm; where the gradient explodes, that of the parameters at most. To two digits."""
+    """The predicted norm; where the gradient explodes, a bound on it from the weights. To two digits."""
+    threshold = summary.global_norm
+    if summary.verdict == "explodes" and not threshold < (bound := _bound(prediction)):
+        threshold = bound
+    return max(float(f"{threshold:.1e}"), _CUSTOMARY)
+
+
+def _bound(prediction: Prediction) -> float:
+    """The norm of all parameters together; the customary threshold where their output grows faster than they do."""
+    if fast_steps(prediction):
+        return _CUSTOMARY
     parameters = [entry for entry in prediction.profile if entry.kind == "parameter"]
-    size = math.hypot(*(entry.value_rms * math.sqrt(entry.size) for entry in parameters))
-    explodes = summary.verdict == "explodes" and not summary.global_norm < size
-    return max(float(f"{size if explodes else summary.global_norm:.1e}"), _CUSTOMARY)
+    return math.hypot(*(entry.value_rms * math.sqrt(entry.size) for entry in parameters))
 
 
 def _flow_fuses(prediction: Prediction) -> Iterator[Fuse]:

@@ -125,3 +125,12 @@ def test_no_fuse_and_the_reason_where_the_values_overflow(text_graph: Callable[.
     assert "fuse plan: none would help" in report.render("text")
     assert "EXPLODES - values overflow float32 in the forward pass" in report.render("text")
     assert not all(math.isfinite(loss) for loss in losses(graph, steps=1))
+
+
+def test_the_customary_threshold_where_the_output_outgrows_the_weights(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    body = "h = MatMul (x, w) c = Mul (h, h) d = Mul (c, h) y = MatMul (d, v)"
+    report = analyse(text_graph(body, loss="cross-entropy", gain=8.0, w=(16, 32), v=(32, 10)))
+    assert (report.summary.verdict, report.summary.overflow) == ("explodes", "")
+    assert report.fuses == [Fuse("global-norm", ALL_PARAMETERS, 1.0)]
