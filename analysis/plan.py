@@ -5,10 +5,11 @@ A fuse bounds the update; it does not mend the propagation.
 - The report says `at-risk`, or a recurrent matrix could raise the gradient beyond GF101.growth over its steps although it
   does not at the present weights: one `global-norm` fuse at the predicted norm, or at 1, the customary threshold (Pascanu
   2013), where that is less. It leaves a training alone whose gradients stay as they are.
-- The report says `explodes`: the same at the norm of all parameters together, where that is less than the predicted one.
-  Clipped there, a step moves the parameters by the learning rate times their own norm, however large the gradient is (the
-  ratio of You 2017, LARS, over all layers): at a threshold of 1 a large network hardly moves. It is 1 where an activation
-  grows faster than its input (GF102.exponent): a small relative change of the weights is then a large one of the output.
+- The report says `explodes`: one `global-norm` fuse at 1, with which the weights of a network whose values explode too come
+  down slowly enough to stay of use. Where the output is of a usual size none the less, as normalisation and bounded
+  activations make it, the fuse is at the norm of all parameters together, if that is less than the predicted one: clipped
+  there, a step moves the parameters by the learning rate times their own norm (the ratio of You 2017, LARS, over all
+  layers), and 1 would hardly move them. `python -m benchmarks fuses --part auto` shows what becomes of such networks.
 - The square of the predicted norm would overflow float32: `norm` fuses at 1 on the gradients of activations, from the output
   back, wherever the flow has grown a million-fold since the last of them. Each keeps the direction of what flows through it,
   and bites only where the flow is in fact that large.
@@ -22,12 +23,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.fuses import ALL_PARAMETERS, Fuse
-from .activations import fast_steps
+from .moments import Moments
 from .prediction import Prediction
-from .profile import gradient_rms
+from .profile import gradient_rms, rms
 from .recurrence import recurrences
 from .verdict import Summary
 from .wording import number
@@ -42,6 +44,10 @@ _LARGEST_NORM = 1e12
 
 _LARGEST_FLOW = 1e6
 """Norm to which the flow may grow from one fuse to the next: half the decades, so that the values have the others."""
+
+
+_USUAL_OUTPUT = 10.0
+"""RMS of the output up to which the values have not exploded with the gradient."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,9 @@ def _threshold(prediction: Prediction, summary: Summary) -> float:
 
 
 def _bound(prediction: Prediction) -> float:
-    """The norm of all parameters together; the customary threshold where their output grows faster than they do."""
-    if fast_steps(prediction):
+    """The norm of all parameters together; the customary threshold where the output is large."""
+    output = prediction.state.values[prediction.state.output]
+    if not isinstance(output, Moments) or not rms(float(np.mean(output.second))) <= _USUAL_OUTPUT:
         return _CUSTOMARY
     parameters = [entry for entry in prediction.profile if entry.kind == "parameter"]
     return math.hypot(*(entry.value_rms * math.sqrt(entry.size) for entry in parameters))

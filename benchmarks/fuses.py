@@ -56,49 +56,59 @@ def adding_problem(seeds: int, steps: int) -> None:
 def auto_plan(count: int, seed: int) -> None:
     """Acceptance: 28 of 30 that explode end finite, and of 30 that are stable none ends worse by more than 1 %."""
     for verdict in ("explodes", "stable"):
-        print(f"\nnetworks called `{verdict}`: 48 steps of 32, learning rate 0.01, momentum 0.9")
-        print(f"{'family':16} {'without a fuse':18} {'--clip auto':18} plan")
-        outcomes: list[tuple[float, float]] = []
-        hopeless: list[float] = []
+        print(f"\nnetworks called `{verdict}`: 384 steps of 32, learning rate 0.01, momentum 0.9")
+        print(f"{'family':16} {'without a fuse':22} {'--clip auto':22} plan")
+        counted: list[tuple[TrainingResult, TrainingResult]] = []
+        hopeless: list[TrainingResult] = []
         for network, gradients, plan in _networks(verdict, seed):
             data = _teacher(gradients, seed)
-            bare = _train(gradients, data, epochs=3, lr=0.01, seed=seed, batch=32)
+            bare = _train(gradients, data, epochs=24, lr=0.01, seed=seed, batch=32)
             if plan.reason.startswith("none would help"):
-                hopeless.append(_loss(bare))
+                hopeless.append(bare)
                 continue
             fused = bare
             if plan.fuses:
                 clipped = insert_fuses(gradients, plan.fuses)
-                fused = _train(clipped, data, epochs=3, lr=0.01, seed=seed, batch=32)
-            outcomes.append((_loss(bare), _loss(fused)))
+                fused = _train(clipped, data, epochs=24, lr=0.01, seed=seed, batch=32)
+            counted.append((bare, fused))
             kinds = (
                 ", ".join(f"{fuse.kind} {fuse.threshold:g}" for fuse in plan.fuses) or "none: one training"
             )
-            print(f"{network.family:16} {_outcome(bare):18} {_outcome(fused):18} {kinds}", flush=True)
-            if len(outcomes) == count:
+            print(f"{network.family:16} {_learnt(bare):22} {_learnt(fused):22} {kinds}", flush=True)
+            if len(counted) == count:
                 break
-        _print_outcomes(outcomes, hopeless)
+        _print_outcomes(counted, hopeless)
     _print_healthy_share()
 
 
-def _print_outcomes(outcomes: list[tuple[float, float]], hopeless: list[float]) -> None:
-    """How many ended finite, worse, better; and how the networks ended for which the plan says that no fuse helps."""
-    finite = [sum(map(math.isfinite, column)) for column in zip(*outcomes, strict=True)]
-    survivors = [pair for pair in outcomes if math.isfinite(pair[0])]
+def _print_outcomes(
+    counted: list[tuple[TrainingResult, TrainingResult]], hopeless: list[TrainingResult]
+) -> None:
+    """How many ended finite, and better than by chance; how those that were finite without the plan compare with it."""
+    for title, column in zip(("without", "with the plan"), zip(*counted, strict=True), strict=True):
+        finite, learnt = sum(not result.diverged for result in column), sum(map(_has_learnt, column))
+        print(f"{title}: {finite} of {len(column)} finite, {learnt} with twice the accuracy of chance")
+    survivors = [(_loss(bare), _loss(fused)) for bare, fused in counted if not bare.diverged]
     worse = sum(fused > 1.01 * bare for bare, fused in survivors)
     better = sum(fused < 0.99 * bare for bare, fused in survivors)
-    learnt = [
-        sum(loss < 1.1 * math.log(CLASSES) for loss in column) for column in zip(*outcomes, strict=True)
-    ]
     print(
-        f"{len(outcomes)} networks: finite without {finite[0]}, with the plan {finite[1]}; of those finite without, worse"
-        f" with it {worse}, better {better}; loss below 1.1 log {CLASSES}: without {learnt[0]}, with it {learnt[1]}"
+        f"of the {len(survivors)} finite without, the loss with it is more than 1 % worse in {worse}, better in {better}"
     )
     if hopeless:
         print(
-            f"not counted: {len(hopeless)} networks whose values overflow in the forward pass, of which the report says that no"
-            f" fuse would help; finite of them without one: {sum(map(math.isfinite, hopeless))}"
+            f"not counted: {len(hopeless)} whose values overflow in the forward pass, of which the report says that no fuse"
+            f" would help; finite of them without one: {sum(not result.diverged for result in hopeless)}"
         )
+
+
+def _learnt(result: TrainingResult) -> str:
+    """The loss in the last epoch, and the share of right answers."""
+    accuracy = result.history[-1].train_accuracy
+    return _outcome(result) + ("" if result.diverged or accuracy is None else f", {accuracy:.0%} right")
+
+
+def _has_learnt(result: TrainingResult) -> bool:
+    return not result.diverged and (result.history[-1].train_accuracy or 0.0) > 2 / CLASSES
 
 
 def _print_healthy_share() -> None:
