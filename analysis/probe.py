@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
@@ -25,8 +26,14 @@ from .sample import check_lengths, describe_inputs
 
 __all__ = ["BATCHES", "Measurement", "probe"]
 
-BATCHES = 4
-"""Batches that a probe runs."""
+BATCHES, MOST = 4, 16
+"""Batches that a probe runs, and those that it runs at most."""
+
+_ERROR = 0.15
+"""Standard error of the mean square of the global norm, relative to it, above which BATCHES more are run.
+
+Gradients that explode have heavy tails: a few batches may miss their mean.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def probe(
     data: Sequence[Array] | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Run BATCHES batches of the assumed size.
+    """Run batches of the assumed size: BATCHES, and more where the gradient differs much between them.
 
     Args:
         gradients: The model's gradient graph.
@@ -74,21 +81,41 @@ def probe(
         InputError: A shape is not known well enough to draw inputs or targets.
     """
     model, names = _measuring(gradients)
-    run, rng = evaluator(model), np.random.default_rng(seed)
-    losses, squares = [], []
+    batches, outputs = _batches(gradients, assumptions, data, seed), list[Mapping[str, Array]]()
     with np.errstate(all="ignore"):
-        for _ in range(BATCHES):
-            batch = (
-                _drawn(gradients, assumptions, rng)
-                if data is None
-                else _taken(gradients, data, assumptions, rng)
-            )
-            outputs = run(batch)
-            losses.append(float(outputs[gradients.loss_output]))
-            squares.append([float(outputs[name]) for name in names.values()])
-    roots = dict(zip(names, (_root(column) for column in zip(*squares, strict=True)), strict=True))
+        run = evaluator(model)
+        while len(outputs) < BATCHES or (len(outputs) < MOST and _differ(gradients, names, outputs)):
+            outputs += [run(batch) for batch in islice(batches, BATCHES)]
+    roots = {key: _root([float(output[name]) for output in outputs]) for key, name in names.items()}
     inputs = describe_inputs(assumptions) if data is None else "the data"
-    return _measurement(gradients, roots, float(np.mean(losses)), inputs)
+    return _measurement(
+        gradients, roots, [float(output[gradients.loss_output]) for output in outputs], inputs
+    )
+
+
+def _batches(
+    gradients: GradientGraph, assumptions: Assumptions, data: Sequence[Array] | None, seed: int
+) -> Iterator[dict[str, Array]]:
+    rng = np.random.default_rng(seed)
+    while True:
+        if data is None:
+            yield _drawn(gradients, assumptions, rng)
+        else:
+            yield _taken(gradients, data, assumptions, rng)
+
+
+def _differ(
+    gradients: GradientGraph, names: Mapping[tuple[str, str], str], outputs: Sequence[Mapping[str, Array]]
+) -> bool:
+    """Whether the mean of the squares of the global norm is still uncertain."""
+    sizes = gradients.source.sizes
+    sized = [
+        (tensor, sizes[name])
+        for (kind, name), tensor in names.items()
+        if kind == "gradient" and name in sizes
+    ]
+    squares = [sum(size * float(output[tensor]) for tensor, size in sized) for output in outputs]
+    return bool(np.std(squares, ddof=1) > _ERROR * math.sqrt(len(squares)) * np.mean(squares))
 
 
 def _measuring(gradients: GradientGraph) -> tuple[ir.Model, dict[tuple[str, str], str]]:
@@ -117,17 +144,17 @@ def _root(squares: Sequence[float]) -> float:
 
 
 def _measurement(
-    gradients: GradientGraph, roots: Mapping[tuple[str, str], float], loss: float, inputs: str
+    gradients: GradientGraph, roots: Mapping[tuple[str, str], float], losses: Sequence[float], inputs: str
 ) -> Measurement:
     by_kind = {
         kind: {name: root for (k, name), root in roots.items() if k == kind} for kind in ("gradient", "value")
     }
-    found = by_kind["gradient"]
+    found, loss = by_kind["gradient"], float(np.mean(losses))
     norm = math.hypot(
         *(found.get(name, 0.0) * math.sqrt(size) for name, size in gradients.source.sizes.items())
     )
     overflow, phase = _overflow(gradients, by_kind, loss)
-    return Measurement(found, by_kind["value"], norm, loss, overflow, phase, BATCHES, inputs)
+    return Measurement(found, by_kind["value"], norm, loss, overflow, phase, len(losses), inputs)
 
 
 def _overflow(

@@ -89,6 +89,16 @@ def test_it_names_the_first_value_that_overflows(text_graph: TextGraph) -> None:
     assert analyse(exponential, measurement=found).summary.verdict == "explodes"
 
 
+def test_more_batches_are_run_where_their_gradients_differ(
+    graph: GradientGraph, measured: Measurement
+) -> None:
+    rng = np.random.default_rng(4)
+    x, labels = rng.standard_normal((800, 16), np.float32), rng.integers(0, 10, 800)
+    x[::100] *= 300
+    found = probe(graph, Assumptions(), data=(x, labels))
+    assert (measured.batches, found.batches) == (4, 16)
+
+
 def test_dropout_drops_anew_and_yet_the_same_for_a_seed(text_graph: TextGraph) -> None:
     ratio = {"ratio": np.array(0.5, np.float32)}
     body = "z = MatMul(x, w) h = Dropout(z, ratio) y = MatMul(h, v)"
