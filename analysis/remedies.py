@@ -35,6 +35,8 @@ _ROUNDS, _CLOSE = 4, 0.15
 _STEP, _FARTHEST = 0.15, 0.5
 """Decades of its first step, and of its farthest."""
 
+_KERAS_LAYERS = {"RNN": "SimpleRNN", "GRU": "GRU", "LSTM": "LSTM"}
+
 _HE = math.sqrt(2.0)
 """Standard deviation of weights before a ReLU, times the square root of the number of inputs (He 2015)."""
 
@@ -75,12 +77,15 @@ def _recurrent_init(prediction: Prediction) -> Remedy | None:
         return with_orthogonal_weights(_graph(prediction), {weight.name: gain for weight in weights})
 
     gain, found = _search(prediction, weights, drawn)
+    layer = next(
+        (_KERAS_LAYERS[w.node.op_type] for w in weights if w.node.op_type in _KERAS_LAYERS), "SimpleRNN"
+    )
     return _remedy(
         "init",
         f"draw orthogonal recurrent weights with gain {gain:.3g}; the present ones have {_median(weights):.3g}",
         _Lines(
             f"torch.nn.init.orthogonal_(rnn.weight_hh_l0, gain={gain:.3g})",
-            f"keras.layers.SimpleRNN(n, recurrent_initializer=keras.initializers.Orthogonal(gain={gain:.3g}))",
+            f"keras.layers.{layer}(n, recurrent_initializer=keras.initializers.Orthogonal(gain={gain:.3g}))",
         ),
         prediction,
         found,

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
+from ..graph.recurrence import RECURRENT
 from ..graph.source import source_layer
 from .moments import Moments, Propagation
 from .moments.engine import differentiable_inputs
@@ -31,7 +32,8 @@ NORMALISATION = (
 """Ops that bring their input to a fixed mean and variance, or norm."""
 
 _MOVES = ("Cast", "Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
-_RECURRENT_OPS = ("RNN", "LSTM", "GRU", "Loop", "Scan")
+_FIRST_STATE = 5
+"""Which input of a recurrent node is the state before the first step."""
 _TIE = 1e-6
 """Relative difference below which two gradients count as equal: both operands of a sum receive the sum's own."""
 
@@ -83,10 +85,24 @@ class _Walk:
         while (node := value.producer()) is not None and value in self.state.arrived:
             nodes, before = self._before(value, node)
             if before is None or before not in self.trained:
+                yield from self._through_time(value, node)
                 return
             gain = _log10(gradient_rms(self.state, before)) - _log10(gradient_rms(self.state, value))
             yield Step(source_layer(node) or node.name or "", nodes, self._cause(node), gain, value, before)
             value = before
+
+    def _through_time(self, value: ir.Value, node: ir.Node) -> Iterator[Step]:
+        """From what a recurrent layer gives back to its first state, where no trained layer stands before it."""
+        first = (
+            node.inputs[_FIRST_STATE]
+            if node.op_type in RECURRENT and len(node.inputs) > _FIRST_STATE
+            else None
+        )
+        shared = None if first is None else self.state.shared.get(first)
+        if first is not None and shared is not None:
+            given = float(np.sum(self.state.arrived[value].second))
+            gain = (_log10(float(np.sum(shared.second))) - _log10(given)) / 2
+            yield Step(source_layer(node) or node.name or "", (node,), "recurrence", gain, value, first)
 
     def _before(self, value: ir.Value, node: ir.Node) -> tuple[tuple[ir.Node, ...], ir.Value | None]:
         """The nodes to pass, and where they lead: of several ways the one with the largest gradient, then the longest."""
@@ -106,7 +122,9 @@ class _Walk:
         return isinstance(moments, Moments) and not np.all(moments.variance == 0)
 
     def _cause(self, node: ir.Node) -> str:
-        if node.op_type in _RECURRENT_OPS or any(self.order[node] in span for span in self.recurrences):
+        if node.op_type in (*RECURRENT, "Loop", "Scan") or any(
+            self.order[node] in span for span in self.recurrences
+        ):
             return "recurrence"
         if node.op_type in LAYER_OPS:
             return "weight"

@@ -28,7 +28,8 @@ class Summary:
 
     Attributes:
         verdict: `explodes`: the gradient is beyond the threshold GF101.growth or GF101.norm, or not finite; `at-risk`: the
-            interval reaches one; `vanishes`: it shrinks beyond GF108.shrink, or is zero; else `stable`.
+            interval reaches one; `vanishes`: it shrinks beyond GF108.shrink from layer to layer, or is zero; else `stable`.
+            What it shrinks over the steps of a recurrent layer does not count: all steps train the same weights.
         risk: 0 to 1, monotone in the danger; 0.5 at the thresholds.
         log10_gain: Growth of the gradient's RMS from the output back to the first layer, in decades.
         global_norm: Euclidean norm of all parameters' gradients.
@@ -65,7 +66,8 @@ def predicted_summary(
     widths = [math.log10(entry.high / entry.grad_rms) for entry in profile if 0 < entry.grad_rms < math.inf]
     danger = math.inf if overflow else _danger(gain, norm, thresholds)
     reach = max(danger, _danger(gain + max(widths, default=0.0), high, thresholds))
-    verdict = _verdict(danger, reach, gain if norm else -math.inf, thresholds)
+    through_time = sum(row.recurrence for row in attribution)
+    verdict = _verdict(danger, reach, gain - min(through_time, 0.0) if norm else -math.inf, thresholds)
     return Summary(verdict, _risk(danger), gain, norm, overflow, phase, "predicted", danger)
 
 
@@ -73,9 +75,11 @@ def measured_summary(
     measurement: Measurement, steps: Sequence[Step], thresholds: Mapping[str, float]
 ) -> Summary:
     """Judge what a probe measured, along the same trunk."""
-    gain = _measured_gain(measurement, steps)
+    gains = _measured_gains(measurement, steps)
+    gain = math.inf if measurement.overflow else sum(gains)
+    through_time = sum(part for part, step in zip(gains, steps, strict=True) if step.cause == "recurrence")
     danger = math.inf if measurement.overflow else _danger(gain, measurement.global_norm, thresholds)
-    shrinks = gain if measurement.global_norm else -math.inf
+    shrinks = gain - min(through_time, 0.0) if measurement.global_norm else -math.inf
     return Summary(
         _verdict(danger, danger + _SAMPLING, shrinks, thresholds),
         _risk(danger),
@@ -88,17 +92,20 @@ def measured_summary(
     )
 
 
-def _measured_gain(measurement: Measurement, steps: Sequence[Step]) -> float:
-    if measurement.overflow:
-        return math.inf
-    ends = [
-        measurement.gradients.get(value.name or "", 0.0)
-        for step in steps
-        for value in (step.after, step.before)
-    ]
-    if not ends or not 0 < ends[0] < math.inf:
-        return 0.0
-    return -math.inf if ends[-1] == 0 else math.log10(ends[-1] / ends[0])
+def _measured_gains(measurement: Measurement, steps: Sequence[Step]) -> list[float]:
+    """Decades over each step. A tensor whose gradient a run does not give is passed over, the states in a loop's body too."""
+    known = [measurement.gradients.get(step.before.name or "") for step in steps]
+    level = measurement.gradients.get(steps[0].after.name or "", 0.0) if steps else 0.0
+    gains = []
+    for gradient in known:
+        now = level if gradient is None else gradient
+        gains.append(_log10(now) - _log10(level) if 0 < level < math.inf else 0.0)
+        level = now
+    return gains
+
+
+def _log10(number: float) -> float:
+    return math.log10(number) if number > 0 else -math.inf
 
 
 def _danger(gain: float, norm: float, thresholds: Mapping[str, float]) -> float:

@@ -5,7 +5,6 @@ The backward part of the copy is left as it is, since moments flow through the f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -31,7 +30,7 @@ def with_scaled_weights(gradients: GradientGraph, factors: Mapping[str, float]) 
 
 
 def with_orthogonal_weights(gradients: GradientGraph, gains: Mapping[str, float]) -> GradientGraph:
-    """Orthogonal matrices times these gains in place of initializers; blocks of them where a matrix is not square."""
+    """Matrices with orthonormal columns, or rows where those are fewer, times these gains in place of initializers."""
     return _with_weights(gradients, gains, lambda array, gain: gain * _orthogonal(array.shape))
 
 
@@ -49,14 +48,11 @@ def _with_weights(
 
 
 def _orthogonal(shape: tuple[int, ...]) -> Array:
-    """By the QR decomposition of normal matrices (Saxe 2014)."""
-    rows, columns = shape[-2:]
-    size = min(rows, columns)
-    blocks, _ = np.linalg.qr(
-        np.random.default_rng(0).standard_normal((-(-math.prod(shape) // size**2), size, size))
-    )
-    stacked = blocks.reshape(-1, size)[: math.prod(shape) // size]
-    return stacked.reshape(shape) if columns == size else stacked.T.reshape(shape)
+    """By the QR decomposition of normal matrices (Saxe 2014); of all gates at once, as PyTorch and Keras draw them."""
+    *count, rows, columns = shape
+    normal = np.random.default_rng(0).standard_normal((*count, max(rows, columns), min(rows, columns)))
+    orthogonal, _ = np.linalg.qr(normal)
+    return np.asarray(orthogonal if rows >= columns else np.swapaxes(orthogonal, -1, -2))
 
 
 def with_relu(gradients: GradientGraph, steps: Iterable[Step]) -> GradientGraph:

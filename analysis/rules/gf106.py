@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 
+from ...graph.recurrence import RECURRENT
 from ..attribution import by_cause
 from ..evidence import Evidence
 from ..findings import Finding
@@ -54,7 +55,11 @@ RULE = Rule("GF106", check, __doc__)
 
 
 def _count(steps: list[Step]) -> int:
-    """Time steps on the trunk: how often it passes one of the ops that come most often."""
+    """Time steps: of a recurrent node, or how often the trunk passes one of the ops that come most often."""
+    node = steps[0].nodes[0]
+    if node.op_type in RECURRENT and node.inputs[0] is not None and node.inputs[0].shape is not None:
+        length = node.inputs[0].shape[0]
+        return length if isinstance(length, int) else 1
     ops = [
         step.nodes[0].op_type for step in steps if step.nodes[0].op_type in ("MatMul", "Gemm", "Mul", "Add")
     ]
