@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import onnx_ir as ir
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ..graph.fuses import Fuse
 from ..graph.gradient_graph import GradientGraph
 from .activations import bounded_steps, fast_steps, is_replaceable
+from .attribution import by_cause
 from .findings import Remedy
 from .prediction import Prediction, predict
 from .verdict import Summary
@@ -35,7 +36,8 @@ _ROUNDS, _CLOSE = 4, 0.15
 _STEP, _FARTHEST = 0.15, 0.5
 """Decades of its first step, and of its farthest."""
 
-_KERAS_LAYERS = {"RNN": "SimpleRNN", "GRU": "GRU", "LSTM": "LSTM"}
+_RECURRENT_LAYERS = {"RNN": ("SimpleRNN", 1), "GRU": ("GRU", 3), "LSTM": ("LSTM", 4)}
+"""Keras's name of each recurrent layer, and the gates whose matrices its recurrent weights hold."""
 
 _HE = math.sqrt(2.0)
 """Standard deviation of weights before a ReLU, times the square root of the number of inputs (He 2015)."""
@@ -50,8 +52,10 @@ class _Lines:
 
 
 def _init(prediction: Prediction) -> Remedy | None:
-    """Weights of one scale in all layers that brings the gain to 1."""
-    weights = layer_weights(prediction)
+    """Weights of one scale in all layers that brings the gain to 1, unless what they do is less than what time does."""
+    causes = by_cause(prediction.attribution)
+    through_time = causes["recurrence"] and abs(causes["recurrence"]) == max(map(abs, causes.values()))
+    weights = [] if through_time else layer_weights(prediction)
 
     def drawn(gain: float) -> GradientGraph:
         return with_scaled_weights(_graph(prediction), {w.name: gain / w.scale for w in weights if w.scale})
@@ -71,15 +75,13 @@ def _init(prediction: Prediction) -> Remedy | None:
 
 def _recurrent_init(prediction: Prediction) -> Remedy | None:
     """Orthogonal recurrent weights of a gain that brings that of the gradient to 1."""
-    weights = trunk_weights(prediction, "recurrence")
+    weights = [_of_gates(weight) for weight in trunk_weights(prediction, "recurrence")]
 
     def drawn(gain: float) -> GradientGraph:
         return with_orthogonal_weights(_graph(prediction), {weight.name: gain for weight in weights})
 
     gain, found = _search(prediction, weights, drawn)
-    layer = next(
-        (_KERAS_LAYERS[w.node.op_type] for w in weights if w.node.op_type in _KERAS_LAYERS), "SimpleRNN"
-    )
+    layer, _ = _RECURRENT_LAYERS.get(weights[0].node.op_type if weights else "", _RECURRENT_LAYERS["RNN"])
     return _remedy(
         "init",
         f"draw orthogonal recurrent weights with gain {gain:.3g}; the present ones have {_median(weights):.3g}",
@@ -90,6 +92,12 @@ def _recurrent_init(prediction: Prediction) -> Remedy | None:
         prediction,
         found,
     )
+
+
+def _of_gates(weight: LayerWeight) -> LayerWeight:
+    """With the gain of an orthogonal matrix of all gates as its scale: each gate has its share of the columns' lengths."""
+    _, gates = _RECURRENT_LAYERS.get(weight.node.op_type, _RECURRENT_LAYERS["RNN"])
+    return replace(weight, scale=weight.scale * math.sqrt(gates))
 
 
 def _activation(prediction: Prediction) -> Remedy | None:
@@ -207,8 +215,7 @@ def _remedy(
 ) -> Remedy | None:
     if after is None or not _helps(after.summary, before.summary):
         return None
-    shrink = math.log10(before.thresholds["GF108.shrink"])
-    cures = after.summary.danger < 0 and after.summary.log10_gain > -shrink
+    cures = after.summary.danger < 0 and after.summary.verdict != "vanishes"
     gain, norm = after.summary.log10_gain, after.summary.global_norm
     return Remedy(kind, text, "", lines.pytorch, lines.keras, gain, norm, cures)
 

@@ -15,6 +15,7 @@ from ..graph.recurrence import RECURRENT
 from ..graph.source import source_layer
 from .moments import Moments, Propagation
 from .moments.engine import differentiable_inputs
+from .moments.transfer.recurrent import arrived_first
 from .profile import LAYER_OPS, gradient_rms
 
 __all__ = ["CAUSES", "NORMALISATION", "Step", "initializer_of", "trunk"]
@@ -32,8 +33,6 @@ NORMALISATION = (
 """Ops that bring their input to a fixed mean and variance, or norm."""
 
 _MOVES = ("Cast", "Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
-_FIRST_STATE = 5
-"""Which input of a recurrent node is the state before the first step."""
 _TIE = 1e-6
 """Relative difference below which two gradients count as equal: both operands of a sum receive the sum's own."""
 
@@ -48,7 +47,7 @@ class Step:
         cause: One of CAUSES.
         log10_gain: How much the gradient's RMS grows by the step.
         after: The tensor that the gradient comes from.
-        before: The tensor that it arrives at.
+        before: The tensor that it arrives at; that which it comes from where a layer's own first state is the end.
     """
 
     layer: str
@@ -93,16 +92,11 @@ class _Walk:
 
     def _through_time(self, value: ir.Value, node: ir.Node) -> Iterator[Step]:
         """From what a recurrent layer gives back to its first state, where no trained layer stands before it."""
-        first = (
-            node.inputs[_FIRST_STATE]
-            if node.op_type in RECURRENT and len(node.inputs) > _FIRST_STATE
-            else None
-        )
-        shared = None if first is None else self.state.shared.get(first)
-        if first is not None and shared is not None:
+        first = arrived_first(self.state.memory.get(node))
+        if first is not None:
             given = float(np.sum(self.state.arrived[value].second))
-            gain = (_log10(float(np.sum(shared.second))) - _log10(given)) / 2
-            yield Step(source_layer(node) or node.name or "", (node,), "recurrence", gain, value, first)
+            gain = (_log10(first) - _log10(given)) / 2
+            yield Step(source_layer(node) or node.name or "", (node,), "recurrence", gain, value, value)
 
     def _before(self, value: ir.Value, node: ir.Node) -> tuple[tuple[ir.Node, ...], ir.Value | None]:
         """The nodes to pass, and where they lead: of several ways the one with the largest gradient, then the longest."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from gradfuse.analysis import analyse
 from gradfuse.analysis.moments import Assumptions, Moments, propagate
 from gradfuse.analysis.moments.transfer.recurrent.cells import ACTIVATIONS, CELLS
 from gradfuse.analysis.moments.transfer.recurrent.statistics import expectations
@@ -129,6 +130,45 @@ def test_states_of_every_step(text_graph: Callable[..., GradientGraph]) -> None:
         h, _ = network.cells(torch.randn(STEPS, 4000, INPUTS))
     assert states.mean == pytest.approx(h.mean(1).numpy(), abs=0.01)
     assert states.variance.mean(1) == pytest.approx(h.var(1).mean(1).numpy(), rel=0.05)
+
+
+def grown(network: Network) -> float:
+    """Decades from the gradient of the layer's output to that of its first state."""
+    generator = torch.Generator().manual_seed(1)
+    x, labels = torch.randn(STEPS, 512, INPUTS, generator=generator), torch.arange(512) % CLASSES
+    first = torch.zeros(1, 512, HIDDEN, requires_grad=True)
+    states, _ = network.cells(x, first)
+    states.retain_grad()
+    nn.functional.cross_entropy(network.head(states[-1]), labels).backward()
+    assert first.grad is not None
+    assert states.grad is not None
+    return 0.5 * math.log10(first.grad.square().sum() / states.grad.square().sum())
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.5])
+def test_growth_through_time(text_graph: Callable[..., GradientGraph], gain: float) -> None:
+    torch.manual_seed(6)
+    network = Network("RNN", 1, mean=False)
+    nn.init.normal_(network.cells.weight_hh_l0, 0.0, gain * HIDDEN**-0.5)
+    report = analyse(graph_of(network, text_graph))
+    assert sum(row.recurrence for row in report.attribution) == pytest.approx(grown(network), abs=0.15)
+
+
+def test_a_recurrence_that_explodes_is_named_and_its_weights_are_mended(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    torch.manual_seed(6)
+    network = Network("GRU", 1, mean=False)
+    nn.init.normal_(network.cells.weight_hh_l0, 0.0, 20.0 * HIDDEN**-0.5)
+    report = analyse(graph_of(network, text_graph))
+    assert report.summary.verdict == "explodes"
+    finding = report.findings[0]
+    assert (finding.code, finding.op_type, finding.evidence["time_steps"]) == ("GF106", "GRU", STEPS)
+    remedy = finding.remedies[0]
+    assert "keras.layers.GRU" in remedy.keras
+    assert remedy.cures
+    nn.init.orthogonal_(network.cells.weight_hh_l0, float(remedy.pytorch.split("gain=")[1].rstrip(")")))
+    assert analyse(graph_of(network, text_graph)).summary.verdict != "explodes"
 
 
 @pytest.mark.parametrize("op_type", list(CELLS))

@@ -195,7 +195,8 @@ class _Back:
         found, channels = self.trace.statistics[number], self.direction.channels
         held = blocks(self.covariance, channels)
         raw = np.einsum("hqr,hqprs->hps", held + _outer(self.mean.T), found.slope_square)
-        local = self._local_mean(found)
+        straight = np.swapaxes(found.slope, 1, 2) @ held @ found.slope
+        local = _bounded(self._local_mean(found), raw - straight)
         own, change = raw - _outer(local), np.einsum("qh,hqps->hps", self.mean, found.curvature)
         if self.hessian is not None:
             change += np.einsum("hqr,hqprs->hps", blocks(self.hessian, channels), found.slope_square)
@@ -307,6 +308,12 @@ class _Back:
             held = blocks(self.hessian, channels)
             rest = change - np.swapaxes(found.slope, 1, 2) @ held @ found.slope
             self.hessian = _pulled(self.hessian, of_states, direction.states, change, rest, matrix)
+
+
+def _bounded(mean: Array, square: Array) -> Array:
+    """A mean whose square is no more than is left of the mean square: in chaotic networks a hessian claims more."""
+    largest = np.sqrt(np.maximum(_diagonal(square), 0.0))
+    return np.clip(mean, -largest, largest)
 
 
 def _pulled(

@@ -21,19 +21,28 @@ from .cells import ACTIVATIONS, CELLS, Activation, Cell
 from .direction import Direction, blocks
 from .forward import Inputs, Trace, run
 
-__all__ = ["backward", "forward"]
+__all__ = ["arrived_first", "backward", "forward"]
 
 _STATES = (5, 6)
 """Where a node has its first states."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
-    """What the forward pass keeps for the backward pass: a trace for each direction."""
+    """What the forward pass keeps for the backward pass, a trace for each direction, and that for who asks afterwards.
+
+    `arrived_first` is the sum of E[gradient^2] over what the states before the first step receive.
+    """
 
     x: Inputs
     directions: list[Direction]
     traces: list[Trace]
+    arrived_first: float = 0.0
+
+
+def arrived_first(kept: object) -> float | None:
+    """The sum of E[gradient^2] over a layer's first states, of one example, from what its rule has kept; None without one."""
+    return kept.arrived_first if isinstance(kept, _Run) else None
 
 
 def forward(site: Site) -> Sequence[Moments]:
@@ -169,6 +178,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         back(direction, kept.x, trace, _arriving(site, direction, index, gradients))
         for index, (direction, trace) in enumerate(zip(kept.directions, kept.traces, strict=True))
     ]
+    kept.arrived_first = sum(_energy(*f.first) for f in found)
     cell = CELLS[site.node.op_type]
     inputs, states = list(cell.input_gates), list(cell.state_gates)
     weight = _by_gate([f.inputs for f in found], inputs)
@@ -183,6 +193,10 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     received: list[Contribution] = [_of_inputs(site, found), weight, recurrent, bias, None]
     firsts = [_of_first(site, found, state, slot) for state, slot in enumerate(_STATES[: cell.states])]
     return [*received, *firsts][: len(site.operands)]
+
+
+def _energy(mean: Array, covariance: Array) -> float:
+    return float(np.sum(mean**2) + np.trace(blocks(covariance, mean.shape[1]), axis1=1, axis2=2).sum())
 
 
 def _by_gate(gradients: Sequence[ParameterGradient], gates: list[int]) -> ParameterGradient:
