@@ -80,6 +80,11 @@ def judge(example: Example, dims: str) -> tuple[str, str]:
 
 def _judge(example: Example, dims: str, dtype: str) -> tuple[str, str]:
     inputs = _of_type(example, dtype)
+    # Differentiation comes first: it refuses what onnxruntime does not survive.
+    try:
+        names, model = _differentiated(example, inputs, dims)
+    except UnsupportedError as error:
+        return "refused", _line(error)
     try:
         run = _runner(_forward(example, inputs, dims))
         loss = run(inputs)[0]
@@ -87,10 +92,6 @@ def _judge(example: Example, dims: str, dtype: str) -> tuple[str, str]:
         return "invalid", _line(error)
     if not np.isfinite(loss):
         return "invalid", "the loss is not finite"
-    try:
-        names, model = _differentiated(example, inputs, dims)
-    except UnsupportedError as error:
-        return "refused", _line(error)
     try:
         gradients = dict(zip(names, _runner(model)(inputs)[1:], strict=True))
     except Exception as error:
@@ -255,7 +256,7 @@ def main(arguments: list[str]) -> int:
             + f"{time.perf_counter() - start:9.0f}",
             flush=True,
         )
-        for key, count in reasons.most_common(12):
+        for key, count in sorted(reasons.items(), key=lambda item: item[0].startswith("refused")):
             if not key.startswith("invalid"):
                 print(f"    {count} {key[:90]}\n        {samples[key]}", flush=True)
     return int(wrong > 0)

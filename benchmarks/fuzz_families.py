@@ -24,7 +24,7 @@ class Example:
         body: ONNX text from the inputs to `outputs`.
         inputs: The data; floating-point inputs are differentiated.
         outputs: What the loss is a weighted sum of.
-        static: Inputs whose shape must be known: kernels.
+        static: Inputs whose shape must be known: kernels, and those that are refused if they are empty.
         opset: ONNX opset.
     """
 
@@ -60,14 +60,17 @@ def ints(name: str, values: Sequence[int]) -> str:
 
 
 sides = st.integers(1, 4)
+batches = st.sampled_from((0, 1, 1, 1, 2, 2, 2, 3))
 opsets = st.sampled_from(OPSETS)
 
 
 @st.composite
 def shapes(draw: Draw, low: int = 1, high: int = 4) -> list[int]:
-    """Lengths of a few axes; now and then the first is empty."""
+    """Lengths of a few axes; now and then one is empty."""
     shape: list[int] = draw(st.lists(sides, min_size=low, max_size=high))
-    return [0, *shape[1:]] if shape and draw(st.integers(0, 15)) == 0 else shape
+    if shape and draw(st.integers(0, 15)) == 0:
+        shape[draw(st.integers(0, len(shape) - 1))] = 0
+    return shape
 
 
 def signed(draw: Draw, axis: int, rank: int) -> int:
@@ -180,8 +183,10 @@ _REDUCTIONS = ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "Lo
 @st.composite
 def reductions(draw: Draw) -> Example:
     """Sums, means, extrema, products, norms."""
-    # onnxruntime (seen in 1.19) reads beyond an empty tensor that it reduces along all axes.
-    op, shape = "Reduce" + draw(st.sampled_from(_REDUCTIONS)), draw(st.lists(sides, max_size=4))
+    op = "Reduce" + draw(st.sampled_from(_REDUCTIONS))
+    # Of an empty tensor onnxruntime (seen in 1.19) gives these in float64 wrong shapes, or ends; the table has cases.
+    expanded = op in ("ReduceL1", "ReduceL2", "ReduceLogSum")
+    shape = draw(st.lists(sides, max_size=4) if expanded else shapes(0))
     axes = draw(st.none() | st.lists(st.integers(0, len(shape) - 1), unique=True)) if shape else None
     keepdims, noop = draw(st.sampled_from((None, 0, 1))), draw(st.sampled_from((None, 0, 1)))
     given = "" if axes is None else ints("axes", [signed(draw, axis, len(shape)) for axis in axes])
@@ -204,9 +209,15 @@ def products(draw: Draw) -> Example:
     """MatMul and Gemm."""
     if draw(st.booleans()):
         signature = "(m?,k),(k,n?)->(m?,n?)"
-        a, b = draw(mutually_broadcastable_shapes(signature=signature, max_dims=2, max_side=3)).input_shapes
-        return Example(node("MatMul", "a, b"), {"a": data(a), "b": data(b, 1)}, opset=draw(opsets))
-    m, k, n = draw(sides), draw(sides), draw(sides)
+        least = draw(st.sampled_from((0, 1, 1, 1)))
+        drawn = mutually_broadcastable_shapes(signature=signature, max_dims=2, min_side=least, max_side=3)
+        a, b = draw(drawn).input_shapes
+        arrays = {"a": data(a), "b": data(b, 1)}
+        return Example(
+            node("MatMul", "a, b"), arrays, static=("a", "b") if 0 in b else (), opset=draw(opsets)
+        )
+    m, k, n = draw(shapes(3, 3))
+    static = ("a", "b", "c") if 0 in (k, n) else ()
     ta, tb = draw(st.integers(0, 1)), draw(st.integers(0, 1))
     c = draw(st.sampled_from((None, (), (1,), (n,), (1, n), (m, 1), (m, n))))
     arrays = {"a": data((k, m) if ta else (m, k)), "b": data((n, k) if tb else (k, n), 1)}
@@ -219,23 +230,28 @@ def products(draw: Draw) -> Example:
         alpha=draw(st.sampled_from((None, 0.7))),
         beta=draw(st.sampled_from((None, 1.3))),
     )
-    return Example(text, arrays, opset=draw(opsets))
+    return Example(text, arrays, static=static, opset=draw(opsets))
 
 
 @st.composite
 def einsums(draw: Draw) -> Example:
     """Equations of one to three terms, repeated letters and ellipses among them."""
-    lengths = {letter: draw(st.integers(1, 3)) for letter in "ijkl"}
+    lengths = dict(zip("ijkl", draw(shapes(4, 4)), strict=True))
     terms = draw(st.lists(st.text("ijkl", min_size=1, max_size=3), min_size=1, max_size=3))
     letters = sorted(set("".join(terms)))
     result = "".join(draw(st.permutations(letters))[: draw(st.integers(0, len(letters)))])
-    batch = draw(st.sampled_from(("", "...")))
+    batch, size = draw(st.sampled_from(("", "..."))), draw(batches)
     equation = ",".join(batch + term for term in terms) + "->" + batch + result
     arrays = {
-        f"x{i}": data([2] * bool(batch) + [lengths[letter] for letter in term], i)
+        f"x{i}": data([size] * bool(batch) + [lengths[letter] for letter in term], i)
         for i, term in enumerate(terms)
     }
-    return Example(node("Einsum", ", ".join(arrays), equation=equation), arrays, opset=draw(opsets))
+    text = node("Einsum", ", ".join(arrays), equation=equation)
+    return Example(text, arrays, static=tuple(arrays) if _empty(arrays) else (), opset=draw(opsets))
+
+
+def _empty(arrays: Mapping[str, Array]) -> bool:
+    return any(array.size == 0 for array in arrays.values())
 
 
 @st.composite
@@ -261,8 +277,7 @@ def convolutions(draw: Draw) -> Example:
     padding: dict[str, Any] = {"pads": window["pads"]}
     if draw(st.integers(0, 3)) == 0:
         padding = {"auto_pad": draw(st.sampled_from(("SAME_UPPER", "SAME_LOWER", "VALID")))}
-    # Of an empty batch the gradient of a large kernel is a Conv over no channels: onnxruntime (1.19) never returns.
-    outputs, batch = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    outputs, batch = draw(st.integers(1, 2)), draw(batches)
     op = draw(st.sampled_from(("Conv", "ConvTranspose")))
     kernel = [group * outputs, inner] if op == "Conv" else [group * inner, outputs]
     arrays = {
@@ -286,7 +301,7 @@ def columns(draw: Draw) -> Example:
     image = [extent + extra for extent, extra in zip(extents, drawn(0, 3), strict=True)]
     counts = [(image[i] + begins[i] + ends[i] - extents[i]) // strides[i] + 1 for i in range(2)]
     text = node("Col2Im", "x, image, block", strides=strides, dilations=dilations, pads=[*begins, *ends])
-    x = data([draw(st.integers(0, 2)), draw(st.integers(1, 2)) * block[0] * block[1], counts[0] * counts[1]])
+    x = data([draw(batches), draw(st.integers(1, 2)) * block[0] * block[1], counts[0] * counts[1]])
     return Example(ints("image", image) + ints("block", block) + text, {"x": x}, opset=draw(opsets))
 
 
@@ -297,7 +312,7 @@ def pools(draw: Draw) -> Example:
         draw(st.sampled_from(("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool"))),
         draw(windows()),
     )
-    x = data([draw(st.integers(0, 2)), 2, *window["lengths"]])
+    x = data([draw(batches), 2, *window["lengths"]])
     if op.startswith("Global"):
         return Example(node(op, "x"), {"x": x}, opset=draw(opsets))
     opset = draw(opsets)
@@ -310,7 +325,8 @@ def pools(draw: Draw) -> Example:
         attributes["dilations"] = window["dilations"]
     attributes["ceil_mode"] = draw(st.sampled_from((None, None, 1)))
     if op == "AveragePool":
-        attributes["count_include_pad"] = draw(st.integers(0, 1))
+        # With both, onnxruntime (seen in 1.19) is no judge: it counts what lies beyond the padding. The cases ask PyTorch.
+        attributes["count_include_pad"] = 0 if attributes["ceil_mode"] else draw(st.integers(0, 1))
     if op == "LpPool":
         attributes["p"] = draw(st.integers(1, 3))
     return Example(node(op, "x", **attributes), {"x": x}, opset=opset)
@@ -330,7 +346,7 @@ def normalizations(draw: Draw) -> Example:
     )
     op = draw(st.sampled_from(ops))
     channels = draw(st.integers(1, 3)) * 2
-    shape = [draw(st.integers(1, 3)), channels, *draw(st.lists(st.integers(2, 3), min_size=1, max_size=2))]
+    shape = [draw(batches), channels, *draw(st.lists(st.integers(2, 3), min_size=1, max_size=2))]
     x, opset = {"x": data(shape)}, draw(opsets)
     if op == "LayerNormalization":
         axis = draw(st.integers(0, len(shape) - 1))
@@ -341,7 +357,8 @@ def normalizations(draw: Draw) -> Example:
         )
     if op == "LpNormalization":
         axis = signed(draw, draw(st.integers(0, len(shape) - 1)), len(shape))
-        return Example(node(op, "x", axis=axis, p=draw(st.integers(1, 2))), x, opset=opset)
+        text = node(op, "x", axis=axis, p=draw(st.integers(1, 2)))
+        return Example(text, x, static=("x",) if _empty(x) else (), opset=opset)
     if op == "LRN":
         return Example(
             node(op, "x", size=draw(st.integers(1, channels)), alpha=0.3, beta=0.6), x, opset=opset

@@ -5,9 +5,10 @@ In this order:
 2. Constant nodes become initializers, so that rules can read axes, pads and shapes;
 3. shapes are inferred;
 4. LSTM, GRU and RNN nodes become their steps, or a Scan (`recurrence`), and sequences of tensors become Split and Concat;
-5. auto_pad=SAME_* and the output_shape of ConvTranspose become explicit pads;
+5. what onnxruntime does not survive of empty tensors is refused, or written otherwise (`empty`);
 6. an op that the table lacks, but that the standard defines by a function body (HardSwish, Mish, GroupNormalization, ...), is
-   replaced by that body.
+   replaced by that body;
+7. auto_pad=SAME_* and the output_shape of ConvTranspose become explicit pads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from onnx_ir.passes.common import (
 
 from .bodies import describe_bodies
 from .builder import Builder
+from .empty import guard_empty
 from .errors import UnsupportedError
 from .gradients import TABLE
 from .recurrence import RECURRENT, write_out
@@ -62,6 +64,7 @@ def lower(model: ir.Model, keep: Sequence[str] = ()) -> None:
     _name_nodes(model.graph)
     infer_shapes(model)
     _write_out(model, keep)
+    guard_empty(model)
     everything = model.graph.all_nodes()
     missing = [node for node in everything if node.domain == "" and ("", node.op_type) not in TABLE]
     inline_standard_functions(model, missing)

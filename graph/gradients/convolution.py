@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import onnx_ir as ir
+
 from ..builder import Tensor
 from .engine import Adjoint
 
@@ -192,10 +194,19 @@ def _by_matrix_product(padded: Tensor, dy: Tensor, w: Tensor, window: Window, gr
 def _by_convolution(padded: Tensor, dy: Tensor, window: Window) -> Tensor:
     """Batch and channels swapped, the sum is itself a convolution of x with dy, strides and dilations swapped too."""
     axes = list(window.axes)
-    x, kernel = padded.transpose(1, 0, *axes), dy.transpose(1, 0, *axes)
+    x, kernel = _filled(padded).transpose(1, 0, *axes), _filled(dy).transpose(1, 0, *axes)
     found = x.builder.op("Conv", x, kernel, strides=window.dilations, dilations=window.strides)
     # Elements that the last stride did not reach would give further taps.
     return found.slice([0] * len(axes), window.kernel, axes, [1] * len(axes)).transpose(1, 0, *axes)
+
+
+def _filled(x: Tensor) -> Tensor:
+    """x, or an example of zeros in the place of none: from a Conv over no channels onnxruntime (seen in 1.19) never returns."""
+    count, builder = x.length(0), x.builder
+    if isinstance(count, int) and count > 0:
+        return x
+    missing = 1 if isinstance(count, int) else count.equals(0).cast(ir.DataType.INT64)
+    return builder.op("Pad", x, builder.concat(0, missing), None, builder.ints(0))
 
 
 def _by_channel(padded: Tensor, dy: Tensor, w: Tensor, window: Window) -> Tensor:

@@ -23,6 +23,8 @@ def max_pool(g: Adjoint) -> Gradients:
         raise g.unsupported("column-major storage_order")
     indices = g.extra_output(1, ir.DataType.INT64)
     window = Window.of(g, g.attribute("kernel_shape", ()))
+    if g.attribute("ceil_mode", 0):
+        _lengths(g, window)
     if _is_partition(g, window):
         return (
             g.builder.op(
@@ -83,7 +85,7 @@ def _reaching(g: Adjoint, window: Window) -> Window:
 
 
 def _lengths(g: Adjoint, window: Window) -> list[tuple[int, int]]:
-    """Inputs and outputs along each spatial axis."""
+    """Inputs and outputs along each spatial axis, which ceil_mode needs: a window in the padding alone is refused."""
     found = [(g.x.length(axis), g.y.length(axis)) for axis in window.axes]
     known = [(x, y) for x, y in found if isinstance(x, int) and isinstance(y, int)]
     if len(known) < len(found):

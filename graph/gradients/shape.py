@@ -41,7 +41,8 @@ def tile(g: Adjoint) -> Gradients:
     repeats = g.constant_ints(1)
     counts = [g.input(1).slice([i], [i + 1], [0], [1]) for i in range(rank)] if repeats is None else repeats
     parts = [part for axis in range(rank) for part in (counts[axis], g.x.length(axis))]
-    return (g.dy.reshape(*parts).sum(range(0, 2 * rank, 2), keepdims=False),)
+    copies = g.builder.op("Reshape", g.dy, g.builder.concat(*parts), allowzero=1)
+    return (copies.sum(range(0, 2 * rank, 2), keepdims=False),)
 
 
 def concat(g: Adjoint) -> Gradients:

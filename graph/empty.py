@@ -1,0 +1,62 @@
+"""Empty tensors, which onnxruntime (seen in 1.19) does not always survive: it ends the process, or never returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from .builder import Builder
+from .errors import UnsupportedError
+from .source import describe_node
+
+__all__ = ["guard_empty"]
+
+_NEVER_EMPTY = ("Einsum", "LpNormalization")
+"""Ops that no operand without elements may reach."""
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Ops whose second operand must have elements; the first may be an empty batch."""
+
+_REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum")
+"""Ops that read beyond an empty tensor unless they are told the axes."""
+
+
+def guard_empty(model: ir.Model) -> None:
+    """Refuse what is known to be empty where it must not be, and give the axes to reductions that need them, in place.
+
+    Raises:
+        UnsupportedError: By the shapes inferred, a node takes an empty tensor that onnxruntime does not survive.
+    """
+    builder = Builder(model.graph)
+    for node in (node for node in model.graph.all_nodes() if node.domain == ""):
+        operands = node.inputs if node.op_type in _NEVER_EMPTY else node.inputs[1:2]
+        if node.op_type in (*_NEVER_EMPTY, *_WEIGHTED) and (empty := _first_empty(operands)):
+            raise UnsupportedError(
+                f"{describe_node(node)} takes {empty.name!r} of shape {empty.shape}, which has no elements",
+                expected="at least one element, without which onnxruntime fails",
+                remedy="leave the node out of the model, or export it for a batch of at least one example",
+            )
+        if node.op_type in _REDUCTIONS:
+            _name_axes(node, builder)
+
+
+def _first_empty(values: Iterable[ir.Value | None]) -> ir.Value | None:
+    return next(
+        (value for value in values if value is not None and value.shape is not None and 0 in value.shape),
+        None,
+    )
+
+
+def _name_axes(node: ir.Node, builder: Builder) -> None:
+    """All axes as an input, where there is none and that means all."""
+    x, given = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    if (
+        given is not None
+        or x is None
+        or x.shape is None
+        or node.attributes.get_int("noop_with_empty_axes", 0) != 0
+    ):
+        return
+    node.resize_inputs(2)
+    node.replace_input_with(1, builder.ints(*range(x.shape.rank())).value)
