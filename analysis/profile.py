@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .moments import Moments, Propagation
+from .moments.blocks import mean_square
 from .moments.engine import differentiable_inputs
 from .probe import Measurement
 
@@ -124,7 +125,7 @@ def _parameters(
             gradient,
             gradient / factor,
             gradient * factor,
-            rms(float(np.mean(array.astype(np.float64) ** 2))),
+            rms(mean_square(array)),
             array.size,
             None if measurement is None else measurement.gradients.get(name),
         )

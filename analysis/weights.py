@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ..graph.recurrence import RECURRENT
 from ..graph.source import source_layer
+from .moments.blocks import mean_square
 from .moments.quadrature import Array
 from .prediction import Prediction
 from .profile import LAYER_OPS
@@ -69,7 +70,7 @@ def _weight(prediction: Prediction, node: ir.Node, value: ir.Value) -> LayerWeig
     name, tensor = ("", None) if initializer is None else (initializer.name or "", initializer.const_value)
     if name not in state.gradients.gradients or tensor is None or not isinstance(used, np.ndarray):
         return None
-    square = np.mean(tensor.numpy().astype(np.float64) ** 2)
+    square = mean_square(tensor.numpy())
     return LayerWeight(
         name, source_layer(node) or node.name or "", node, float(np.sqrt(square * _fan_in(node, used)))
     )

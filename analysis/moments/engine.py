@@ -19,6 +19,7 @@ from ...graph.gradient_graph import GradientGraph
 from ...graph.gradients.engine import DIFFERENTIATES, operands_of
 from ...graph.gradients.normalization import BATCH_STATISTICS
 from ...graph.losses import base_name
+from ...graph.mapping import release
 from .budget import covariance_plan
 from .curves import Seed, as_latent, through
 from .drawing import Drawing
@@ -28,7 +29,7 @@ from .forward_graph import forward_graph
 from .loss import HEADS, output_gradient
 from .quadrature import NODES, Array
 from .site import Backward, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
-from .state import GradientMoments, Moments, ParameterGradient
+from .state import GradientByRows, GradientMoments, GradientSummary, Moments, ParameterGradient
 from .transfer import elementwise, shape, unknown
 from .transfer.table import MOVES, TABLE
 
@@ -89,7 +90,7 @@ class Propagation:
     output: ir.Value
     values: dict[ir.Value, Operand] = field(default_factory=dict)
     arrived: dict[ir.Value, GradientMoments] = field(default_factory=dict)
-    shared: dict[ir.Value, ParameterGradient] = field(default_factory=dict)
+    shared: dict[ir.Value, GradientSummary] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
     memory: dict[ir.Node, object] = field(default_factory=dict, repr=False)
@@ -146,6 +147,7 @@ class _Forward:
             for value, moments in zip(node.outputs, self._node(node), strict=False):
                 self.values[value] = moments
             self.drawing.note_root(node)
+            _release_weights(node, self.values)
 
     def _input(self, value: ir.Value) -> Moments:
         shape = example_shape(value)
@@ -235,6 +237,8 @@ class _Backward:
         self.seeds: dict[ir.Value, dict[int, Seed]] = defaultdict(dict)
         self.by_name = {value.name: value for value in state.values}
         self.trained = _made_of_parameters(state)
+        self.read_once = _read_once(state)
+        self.shared: dict[ir.Value, ParameterGradient] = {}
 
     def run(self) -> None:
         output = self.state.output
@@ -246,9 +250,11 @@ class _Backward:
         self._note_unlisted_loss(output)
         for node in reversed(self.state.nodes):
             self._node(node)
+            _release_weights(node, self.values)
         for value in list(self.values):
             if value.producer() is None and isinstance(self.values[value], Moments):
                 self._settle(value)
+        self.state.shared.update((value, gradient.summary()) for value, gradient in self.shared.items())
 
     def _note_unlisted_loss(self, output: ir.Value) -> None:
         name, producer = self.state.gradients.loss, output.producer()
@@ -342,14 +348,23 @@ class _Backward:
     def _add(self, value: ir.Value | None, contribution: Contribution) -> None:
         if value is None or contribution is None or not is_floating(value):
             return
-        if isinstance(contribution, ParameterGradient):
-            earlier = self.state.shared.get(value)
-            self.state.shared[value] = contribution if earlier is None else earlier + contribution
+        if isinstance(contribution, ParameterGradient | GradientByRows):
+            self._add_shared(value, contribution)
         elif isinstance(contribution, Seed):
             self._add_seed(value, contribution)
         else:
             held = self.plain.get(value)
             self.plain[value] = contribution if held is None else held + contribution
+
+    def _add_shared(self, value: ir.Value, contribution: ParameterGradient | GradientByRows) -> None:
+        """Of a weight that is read once, only what is kept in the end is worked out."""
+        if value not in self.trained:
+            return
+        if value in self.read_once:
+            self.state.shared[value] = contribution.summary()
+        else:
+            whole, earlier = contribution.whole(), self.shared.get(value)
+            self.shared[value] = whole if earlier is None else earlier + whole
 
     def _settle(self, value: ir.Value, latent: Moments | None = None) -> GradientMoments | None:
         """Add up what has arrived at a tensor, from the ends of its chains too."""
@@ -367,7 +382,11 @@ class _Backward:
 
     def _static(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:
         """Weights that are moved or scaled before they are used."""
-        gradients = [self.state.shared.get(value) for value in node.outputs]
+        moved = node.outputs[0]
+        if moved in self.read_once and moved in self.state.shared and node.inputs[0] is not None:
+            self.state.shared[node.inputs[0]] = self.state.shared[moved]
+            return
+        gradients = [self.shared.get(value) for value in node.outputs]
         integers = node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point()
         if integers or node.outputs[0] not in self.trained or all(g is None for g in gradients):
             return
@@ -393,6 +412,31 @@ def _made_of_parameters(state: Propagation) -> set[ir.Value]:
     for node in state.nodes:
         if any(value in found for value in node.inputs if value is not None):
             found.update(node.outputs)
+    return found
+
+
+def _release_weights(node: ir.Node, values: Mapping[ir.Value, Operand]) -> None:
+    """Keep no more of a mapped file in memory than the node at hand reads."""
+    for value in node.inputs:
+        if value is not None and isinstance(values.get(value), np.ndarray):
+            release(values[value])
+
+
+def _read_once(state: Propagation) -> set[ir.Value]:
+    """Parameters that one node reads, be it a node that only puts them in another order."""
+    readers: dict[ir.Value, list[ir.Node]] = defaultdict(list)
+    for node in state.nodes:
+        for value in node.inputs:
+            if value is not None:
+                readers[value].append(node)
+    found = {value for value in readers if value.producer() is None and len(readers[value]) == 1}
+    for node in state.nodes:
+        if node.op_type in REORDERED and node.inputs[0] in found and len(readers[node.outputs[0]]) == 1:
+            found.update(node.outputs)
+    # What is read by another node than these is asked for element by element.
+    for node in reversed(state.nodes):
+        if not isinstance(state.values.get(node.outputs[0]), Moments) and node.outputs[0] not in found:
+            found.difference_update(value for value in node.inputs if value is not None)
     return found
 
 
@@ -439,6 +483,17 @@ def _broadcast_shape(site: Site) -> tuple[int, ...]:
         return tuple(np.broadcast_shapes(*shapes)[1:])
     except ValueError as error:
         raise UnknownTransferError("its operands have the batch on different axes") from error
+
+
+REORDERED = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+"""Ops that keep every element of their first input, once each."""
+
+
+def _reordered(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
+    """The transpose of a weight, as a view of it."""
+    if node.op_type != "Transpose" or not isinstance(operands[0], np.ndarray):
+        return []
+    return [operands[0].transpose(node.attributes.get_ints("perm"))]
 
 
 def _cast(node: ir.Node, operand: Operand) -> Operand:

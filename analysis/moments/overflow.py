@@ -26,7 +26,7 @@ def overflows(state: Propagation) -> tuple[str, str]:
         if not np.all(gradient.second < LARGEST**2):
             return value.name or "", "backward"
     for value, shared in state.shared.items():
-        if not np.all(shared.variance + shared.mean**2 < LARGEST**2):
+        if not shared.largest < LARGEST**2:
             return value.name or "", "backward"
     return "", ""
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from .curves import Seed
 from .errors import UnknownTransferError
 from .quadrature import Array
-from .state import GradientMoments, Moments, ParameterGradient
+from .state import GradientByRows, GradientMoments, Moments, ParameterGradient
 
 __all__ = [
     "Backward",
@@ -27,7 +27,7 @@ __all__ = [
 Operand: TypeAlias = "Moments | Array | None"
 """A tensor that depends on the example, one that does not (its value), or an absent input."""
 
-Contribution: TypeAlias = "GradientMoments | ParameterGradient | Seed | None"
+Contribution: TypeAlias = "GradientMoments | ParameterGradient | GradientByRows | Seed | None"
 """What an input receives: its gradient, that of a shared tensor, or one that has a slope on the input's latent."""
 
 T = TypeVar("T")

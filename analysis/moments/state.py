@@ -10,11 +10,14 @@ first), channels taken as uncorrelated. None stands for uncorrelated elements. S
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .blocks import blocks_of
 from .quadrature import Array
 from .steps import Steps
 from .tokens import TokenCorrelation, TokenResponse, of_sum
@@ -22,8 +25,10 @@ from .tokens import TokenCorrelation, TokenResponse, of_sum
 __all__ = [
     "COVARIANCE_LIMIT",
     "Curve",
+    "GradientByRows",
     "GradientDraws",
     "GradientMoments",
+    "GradientSummary",
     "Moments",
     "ParameterGradient",
     "ValueDraws",
@@ -241,9 +246,89 @@ class ParameterGradient:
     def __add__(self, other: ParameterGradient) -> ParameterGradient:
         return ParameterGradient(self.mean + other.mean, self.variance + other.variance)
 
+    @property
+    def transposed(self) -> ParameterGradient:
+        """That of a matrix's transpose."""
+        return ParameterGradient(self.mean.T, self.variance.T)
+
+    def scaled(self, factor: float) -> ParameterGradient:
+        """The gradient of what is multiplied by a factor before it is used."""
+        return ParameterGradient(factor * self.mean, factor**2 * self.variance)
+
+    def whole(self) -> ParameterGradient:
+        """Itself."""
+        return self
+
+    def summary(self) -> GradientSummary:
+        """What is kept of it in the end."""
+        squares, size = float(np.sum(self.mean**2)), self.mean.size
+        return GradientSummary(
+            squares, float(np.sum(self.variance)), float(np.max(self.second, initial=0.0)), size
+        )
+
+
+@dataclass(frozen=True)
+class GradientByRows:
+    """The gradient of a large matrix that all examples share, worked out some rows at a time.
+
+    Attributes:
+        shape: The matrix's.
+        rows: The gradient of a slice of its rows.
+        is_transposed: Whether the tensor is the matrix's transpose.
+    """
+
+    shape: tuple[int, ...]
+    rows: Callable[[slice], ParameterGradient]
+    is_transposed: bool = False
+
+    @property
+    def transposed(self) -> GradientByRows:
+        """That of the matrix's transpose."""
+        return replace(self, is_transposed=not self.is_transposed)
+
+    def scaled(self, factor: float) -> GradientByRows:
+        """The gradient of what is multiplied by a factor before it is used."""
+        return replace(self, rows=lambda part: self.rows(part).scaled(factor))
+
+    def whole(self) -> ParameterGradient:
+        """All rows at once."""
+        gradient = self.rows(slice(0, self.shape[0]))
+        return gradient.transposed if self.is_transposed else gradient
+
+    def summary(self) -> GradientSummary:
+        """Row by row."""
+        parts = [self.rows(part).summary() for part in blocks_of(self.shape[0], math.prod(self.shape))]
+        return functools.reduce(GradientSummary.__add__, parts)
+
+
+@dataclass(frozen=True)
+class GradientSummary:
+    """What is kept of the gradient of a tensor that all examples share.
+
+    Attributes:
+        means: Sum over its elements of the square of the mean.
+        variances: Sum of the variances, for a batch of one.
+        largest: The largest E[gradient^2], for a batch of one.
+        size: Number of elements.
+    """
+
+    means: float
+    variances: float
+    largest: float
+    size: int
+
+    def __add__(self, other: GradientSummary) -> GradientSummary:
+        """Of two parts of a tensor."""
+        return GradientSummary(
+            self.means + other.means,
+            self.variances + other.variances,
+            float(np.maximum(self.largest, other.largest)),
+            self.size + other.size,
+        )
+
     def mean_square(self, batch_size: int) -> float:
         """E of the mean of squares over the elements, for the mean over a batch."""
-        return float(np.mean(self.variance) / batch_size + np.mean(self.mean**2))
+        return (self.variances / batch_size + self.means) / max(self.size, 1)
 
 
 def white(variance: Array) -> Array:

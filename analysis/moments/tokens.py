@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .blocks import product
 from .quadrature import Array
 
 __all__ = [
@@ -140,8 +141,8 @@ def congruence(matrix: Array, weight: Array, full: bool) -> Array:
     """W' C W of a covariance in either form; only its diagonal unless `full`."""
     small = full and max(weight.shape) <= MATRIX_LIMIT
     if matrix.ndim == 1:
-        return np.asarray((weight.T * matrix) @ weight if small else matrix @ weight**2)
-    spread = matrix @ weight
+        return np.asarray((weight.T * matrix) @ weight) if small else product(matrix, weight, square=True)
+    spread = product(matrix, weight)
     return np.asarray(weight.T @ spread if small else np.sum(weight * spread, 0))
 
 

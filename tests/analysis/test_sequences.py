@@ -35,7 +35,7 @@ def correlated_sequence(seed: int) -> tuple[Array, Array, TokenCorrelation]:
 
 def test_a_weight_that_all_tokens_use_against_draws() -> None:
     x, dy = Moments(*_with_tokens(1)), GradientMoments.of(*_parts(2))
-    predicted = weight_gradient(x, dy, np.ones((FEATURES, FEATURES)))
+    predicted = weight_gradient(x, dy, np.ones((FEATURES, FEATURES))).whole()
     one, other = sample(x, "x", 200_000), sample(Moments(*_with_tokens(2)), "dy", 200_000)
     products = np.einsum("ntf,ntg->nfg", one, other[::-1])
     np.testing.assert_allclose(predicted.mean, products.mean(0), atol=0.1)

@@ -113,7 +113,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         variance=back.variance.reshape(site.x.shape),
         tilt=np.zeros(site.x.shape),
     )
-    return [shaped, product.restored(weight_gradient(x, rows, product.matrix))]
+    return [shaped, product.restored(weight_gradient(x, rows, product.matrix).whole())]
 
 
 def _leading(tokens: TokenCorrelation | None, count: int) -> TokenCorrelation | None:

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..blocks import product
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
-from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
+from ..state import COVARIANCE_LIMIT, GradientByRows, GradientMoments, Moments, ParameterGradient
 from .sequence import dense, dense_backward, sequence, summed, weight_gradient
 
 __all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward"]
@@ -27,8 +28,7 @@ def gemm_forward(site: Site) -> Sequence[Moments]:
     """y = alpha x op(W) + beta c."""
     if site.attribute("transA", 0) or 2 in site.varying or site.x.mean.ndim == 0:
         raise UnknownTransferError("its input is transposed, or its summand depends on the example")
-    weight = site.attribute("alpha", 1.0) * _gemm_weight(site)
-    y = _product(site.x, weight, site.full_covariance)
+    y = _product(site.x, _gemm_weight(site), site.full_covariance)
     if site.is_static(2):
         bias = site.attribute("beta", 1.0) * site.array(2).reshape(-1)
         y = replace(y, mean=y.mean + bias)
@@ -37,27 +37,21 @@ def gemm_forward(site: Site) -> Sequence[Moments]:
 
 def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The transposed maps."""
-    dy, alpha = gradients[0], site.attribute("alpha", 1.0)
+    dy, weight = gradients[0], _gemm_weight(site)
     assert dy is not None
-    weight = alpha * _gemm_weight(site)
-    dweight = _weight_gradient(site, dy, weight)
-    if site.attribute("transB", 0):
-        dweight = ParameterGradient(dweight.mean.T, dweight.variance.T)
-    dweight = ParameterGradient(alpha * dweight.mean, alpha**2 * dweight.variance)
+    dweight = _weight_gradient(site, dy, weight).scaled(site.attribute("alpha", 1.0))
     dbias = None
     if site.is_static(2):
-        beta = site.attribute("beta", 1.0)
         total = summed(dy) if dy.mean.ndim > 1 else ParameterGradient(dy.mean, dy.total)
-        shape = site.array(2).shape
-        dbias = ParameterGradient(
-            (beta * total.mean).reshape(shape), (beta**2 * total.variance).reshape(shape)
-        )
-    return _transposed(site, dy, weight), dweight, dbias
+        total, shape = total.scaled(site.attribute("beta", 1.0)), site.array(2).shape
+        dbias = ParameterGradient(total.mean.reshape(shape), total.variance.reshape(shape))
+    turned = dweight.transposed if site.attribute("transB", 0) else dweight
+    return _transposed(site, dy, weight), turned, dbias
 
 
 def matmul_forward(site: Site) -> Sequence[Moments]:
     """y = x W, over the last axis of x."""
-    x, weight = site.x, site.array(1).astype(np.float64)
+    x, weight = site.x, site.array(1)
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[:1]:
         raise UnknownTransferError("its weight is no matrix for one example's last axis")
     return [_product(x, weight, site.full_covariance)]
@@ -65,22 +59,24 @@ def matmul_forward(site: Site) -> Sequence[Moments]:
 
 def matmul_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The transposed maps."""
-    dy, weight = gradients[0], site.array(1).astype(np.float64)
+    dy, weight = gradients[0], site.array(1)
     assert dy is not None
     return _transposed(site, dy, weight), _weight_gradient(site, dy, weight)
 
 
 def _gemm_weight(site: Site) -> Array:
-    weight = site.array(1).astype(np.float64)
-    return weight.T if site.attribute("transB", 0) else weight
+    weight, alpha = site.array(1), site.attribute("alpha", 1.0)
+    weight = weight.T if site.attribute("transB", 0) else weight
+    return weight if alpha == 1.0 else alpha * weight.astype(np.float64)
 
 
 def _product(x: Moments, weight: Array, full: bool) -> Moments:
     if x.mean.ndim > 1:
         return dense(x, weight, full)
-    mean = x.mean @ weight
+    mean = product(x.mean, weight)
     if not full or weight.shape[1] > COVARIANCE_LIMIT:
-        return Moments(mean, x.variance @ weight**2)
+        return Moments(mean, product(x.variance, weight, square=True))
+    weight = weight.astype(np.float64)
     spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
     covariance = weight.T @ spread
     return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance)
@@ -101,17 +97,26 @@ def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMomen
 
 def _cancelled(dy: GradientMoments, weight: Array, variance: Array) -> Array:
     """What batch normalisation has cancelled, correlated between channels as the gradient itself."""
-    apart, cancelled = dy.variance @ (weight**2).T, dy.cancelled @ (weight**2).T
+    if not np.any(dy.cancelled):
+        return np.zeros(variance.shape)
+    apart, cancelled = (product(each, weight.T, square=True) for each in (dy.variance, dy.cancelled))
     return np.asarray(np.divide(cancelled * variance, apart, out=np.zeros_like(apart), where=apart > 0))
 
 
-def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> ParameterGradient:
+def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> ParameterGradient | GradientByRows:
     x = site.x
     if dy.mean.ndim > 1:
         return weight_gradient(x, dy, weight)
-    mean = np.outer(x.mean, dy.mean)
-    if dy.hessian is not None:
-        spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
-        mean = mean + spread @ dy.hessian.T
-    variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.total)
-    return ParameterGradient(mean, variance)
+
+    def rows(part: slice) -> ParameterGradient:
+        mean = np.outer(x.mean[part], dy.mean)
+        if dy.hessian is not None:
+            spread = (
+                x.variance[part, None] * weight[part] if x.covariance is None else x.covariance[part] @ weight
+            )
+            mean = mean + spread @ dy.hessian.T
+        return ParameterGradient(
+            mean, np.outer(x.variance[part], dy.second) + np.outer(x.mean[part] ** 2, dy.total)
+        )
+
+    return GradientByRows(weight.shape, rows)

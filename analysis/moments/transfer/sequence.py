@@ -12,12 +12,14 @@ token's features; std is taken as it is on average.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from ..blocks import gram, product
 from ..quadrature import Array
-from ..state import GradientMoments, Moments, ParameterGradient
+from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient
 from ..tokens import (
     MATRIX_LIMIT,
     TokenCorrelation,
@@ -53,7 +55,7 @@ def dense(x: Moments, weight: Array, full: bool) -> Moments:
     """y = x W over the last axis; covariances between features only where `full`."""
     tokens = sequence(x)
     variance, after = _carried(x.variance, tokens, weight, full)
-    return Moments(x.mean @ weight, variance, tokens=after)
+    return Moments(product(x.mean, weight), variance, tokens=after)
 
 
 def dense_backward(
@@ -63,7 +65,7 @@ def dense_backward(
     variance, after = _carried(dy.variance, sequence(dy, tokens.axes), weight.T, full)
     small = full and dy.response is not None and max(weight.shape) <= MATRIX_LIMIT
     response = dy.response.through(weight) if small and dy.response is not None else None
-    back = GradientMoments.of(dy.mean @ weight.T, variance, tokens=after)
+    back = GradientMoments.of(product(dy.mean, weight.T), variance, tokens=after)
     return replace(back, response=response)
 
 
@@ -72,7 +74,7 @@ def _carried(
 ) -> tuple[Array, TokenCorrelation]:
     rows = as_rows(variance, tokens.axes)
     within, between = (congruence(c, weight, full) for c in tokens.covariances(np.sqrt(rows)))
-    each = variance @ weight**2
+    each = product(variance, weight, square=True)
     independent = as_rows(each, tokens.axes).mean(0)
     ratio = np.divide(diagonal(within), independent, out=np.ones(independent.shape), where=independent > 0)
     each = each * np.maximum(ratio, 0.0)
@@ -80,35 +82,47 @@ def _carried(
     return each, TokenCorrelation.of_covariances(tokens.axes, within, between, deviation)
 
 
-def weight_gradient(x: Moments, dy: GradientMoments, weight: Array) -> ParameterGradient:
+def weight_gradient(x: Moments, dy: GradientMoments, weight: Array) -> GradientByRows:
     """The gradient of W in y = x W, by the formula above; dy depends on x through y where the tilt says so (Stein)."""
     tokens = sequence(x)
+    r_v, r_s = tokens.shared, sequence(dy, tokens.axes).shared
     mu, v, m, s = (as_rows(a, tokens.axes) for a in (x.mean, x.variance, dy.mean, dy.variance))
-    variance = product_variance(mu, v, m, s, tokens.shared, sequence(dy, tokens.axes).shared)
-    mean = mu.T @ m
+    stein = _stein(x, dy, weight, tokens)
+
+    def rows(part: slice) -> ParameterGradient:
+        mean = gram(mu[:, part], m) + stein(part)
+        return ParameterGradient(mean, product_variance(mu[:, part], v[:, part], m, s, r_v[part], r_s))
+
+    return GradientByRows(weight.shape, rows)
+
+
+def _stein(
+    x: Moments, dy: GradientMoments, weight: Array, tokens: TokenCorrelation
+) -> Callable[[slice], Array | float]:
+    """Rows of the part of the weight's mean gradient that is there because dy depends on x."""
+    v = as_rows(x.variance, tokens.axes)
     if dy.response is not None:
-        small = max(weight.shape) <= MATRIX_LIMIT
-        carried = tokens.covariances(np.sqrt(v))
-        within, between = (np.diag(c) if c.ndim == 1 and small else c for c in carried)
-        if small:
-            count = len(v)
-            mean = mean + count * (within @ weight @ dy.response.own.T)
-            mean = mean + count * (count - 1) * (between @ weight @ dy.response.between.T)
-    elif np.any(dy.tilt):
-        deviation = np.sqrt(as_rows(x.variance @ weight**2, tokens.axes))
-        slope = np.divide(
-            as_rows(dy.tilt, tokens.axes), deviation, out=np.zeros(deviation.shape), where=deviation > 0
-        )
-        mean = mean + weight * (v.T @ slope)
-    return ParameterGradient(mean, variance)
+        if max(weight.shape) > MATRIX_LIMIT:
+            return lambda part: 0.0
+        within, between = (np.diag(c) if c.ndim == 1 else c for c in tokens.covariances(np.sqrt(v)))
+        count, response = len(v), dy.response
+        mean = count * (within @ weight @ response.own.T)
+        mean = mean + count * (count - 1) * (between @ weight @ response.between.T)
+        return lambda part: mean[part]
+    if not np.any(dy.tilt):
+        return lambda part: 0.0
+    deviation = np.sqrt(as_rows(product(x.variance, weight, square=True), tokens.axes))
+    tilt = as_rows(dy.tilt, tokens.axes)
+    slope = np.divide(tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
+    return lambda part: weight[part] * gram(v[:, part], slope)
 
 
 def product_variance(mu: Array, v: Array, m: Array, s: Array, r_v: Array, r_s: Array) -> Array:
     """The formula above for every pair of features, `[F_x, F_dy]`, from rows."""
     both = np.outer(r_v, r_s)
-    variance = (1.0 - both) * (v.T @ s) + both * (np.sqrt(v).T @ np.sqrt(s)) ** 2
-    variance += (1.0 - r_s) * ((mu**2).T @ s) + r_s * (mu.T @ np.sqrt(s)) ** 2
-    variance += (1.0 - r_v)[:, None] * (v.T @ m**2) + r_v[:, None] * (np.sqrt(v).T @ m) ** 2
+    variance = (1.0 - both) * gram(v, s) + both * gram(np.sqrt(v), np.sqrt(s)) ** 2
+    variance += (1.0 - r_s) * gram(mu**2, s) + r_s * gram(mu, np.sqrt(s)) ** 2
+    variance += (1.0 - r_v)[:, None] * gram(v, m**2) + r_v[:, None] * gram(np.sqrt(v), m) ** 2
     return np.asarray(np.maximum(variance, 0.0))
 
 
