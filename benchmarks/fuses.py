@@ -114,11 +114,11 @@ def _has_learnt(result: TrainingResult) -> bool:
 def _print_healthy_share() -> None:
     """Acceptance: of the steps of a normal training, fewer than 2 % are clipped."""
     print("\nreference models on digits, 5 epochs: verdict, and share of the steps that the plan clips")
-    for builder in (mlp.pytorch, cnn.pytorch, resnet.pytorch, pre_ln.pytorch):
-        gradients = GradientGraph.of(convert(builder(), verify=False).model)
+    for network in (mlp, cnn, resnet, pre_ln):
+        gradients = GradientGraph.of(convert(network.pytorch(), verify=False).model)
         report = analyse(gradients)
         result = _train(insert_fuses(gradients, report.fuses), "digits", epochs=5, lr=0.01, seed=0, batch=64)
-        name = builder.__module__.rsplit(".", 1)[-1]
+        name = network.__name__.rsplit(".", 1)[-1]
         print(f"  {name:10} {report.summary.verdict:10} {_share(result)}", flush=True)
 
 

@@ -4,41 +4,11 @@ What is normal before an exponential is log-normal behind it, with a mean square
 value. One example in a batch then outweighs all others, and the first steps throw the weights away.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
 from . import deep_mlp
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = ["keras", "pytorch"]
 
-
-def pytorch(
-    inputs: int = 64,
-    width: int = 64,
-    depth: int = 3,
-    classes: int = 10,
-    activation: str = "exponential",
-    batch_norm: bool = False,
-    gain: float = 1.0,
-    seed: int = 0,
-) -> torch.nn.Sequential:
-    """Logits [batch, classes] from [batch, inputs]; the arguments are those of `gradfuse.models.deep_mlp`."""
-    return deep_mlp.pytorch(inputs, width, depth, classes, activation, batch_norm, gain, seed)
-
-
-def keras(
-    inputs: int = 64,
-    width: int = 64,
-    depth: int = 3,
-    classes: int = 10,
-    activation: str = "exponential",
-    batch_norm: bool = False,
-    gain: float = 1.0,
-    seed: int = 0,
-) -> Any:
-    """The same network, with the same weights, in Keras."""
-    return deep_mlp.keras(inputs, width, depth, classes, activation, batch_norm, gain, seed)
+pytorch = partial(deep_mlp.pytorch, depth=3, activation="exponential", gain=1.0)
+keras = partial(deep_mlp.keras, depth=3, activation="exponential", gain=1.0)

@@ -17,13 +17,47 @@ from .dense import Layer, keras_dense, pytorch_linear, uniform_layer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RecurrentWeights", "draw_recurrent", "keras_recurrent", "pytorch_recurrent"]
+__all__ = ["keras", "pytorch"]
 
 Array = np.ndarray[Any, Any]
 
+_GATES = {"RNN": 1, "LSTM": 4}
+_KERAS = {"RNN": "SimpleRNN", "LSTM": "LSTM"}
+"""By the name of the cell in `torch.nn`: gates, and name in `keras.layers`."""
+
+
+def pytorch(
+    cell: str, inputs: int = 2, hidden: int = 64, outputs: int = 1, radius: float = 1.0, seed: int = 0
+) -> torch.nn.Module:
+    """[batch, outputs] from sequences [batch, time, inputs] of any length; see `gradfuse.models.adding` for data.
+
+    Args:
+        cell: `RNN` or `LSTM`.
+        inputs: Numbers at each time.
+        hidden: Length of the state.
+        outputs: Number of outputs.
+        radius: Spectral radius of the recurrent weights, of each gate.
+        seed: Seed of the weights.
+    """
+    return _pytorch_recurrent(cell, _draw_recurrent(_GATES[cell], inputs, hidden, outputs, radius, seed))
+
+
+def keras(
+    cell: str,
+    inputs: int = 2,
+    hidden: int = 64,
+    outputs: int = 1,
+    radius: float = 1.0,
+    length: int = 30,
+    seed: int = 0,
+) -> Any:
+    """The same network, with the same weights, in Keras, for sequences of one `length`."""
+    weights = _draw_recurrent(_GATES[cell], inputs, hidden, outputs, radius, seed)
+    return _keras_recurrent(_KERAS[cell], length, weights)
+
 
 @dataclass(frozen=True)
-class RecurrentWeights:
+class _RecurrentWeights:
     """In PyTorch's layout.
 
     Attributes:
@@ -39,16 +73,16 @@ class RecurrentWeights:
     head: Layer
 
 
-def draw_recurrent(
+def _draw_recurrent(
     gates: int, inputs: int, hidden: int, outputs: int, radius: float, seed: int
-) -> RecurrentWeights:
+) -> _RecurrentWeights:
     """Weights N(0, 1 / inputs) of the inputs, and normal ones of the state with this spectral radius for each gate."""
     rng = np.random.default_rng(seed)
     kernel = rng.normal(0.0, inputs**-0.5, (gates * hidden, inputs))
     recurrent = np.concatenate(
         [_with_radius(rng.normal(size=(hidden, hidden)), radius) for _ in range(gates)]
     )
-    return RecurrentWeights(
+    return _RecurrentWeights(
         kernel.astype(np.float32),
         recurrent.astype(np.float32),
         np.zeros(gates * hidden, np.float32),
@@ -60,7 +94,7 @@ def _with_radius(matrix: Array, radius: float) -> Array:
     return np.asarray(matrix * (radius / np.abs(np.linalg.eigvals(matrix)).max()))
 
 
-def pytorch_recurrent(cell: str, weights: RecurrentWeights) -> torch.nn.Module:
+def _pytorch_recurrent(cell: str, weights: _RecurrentWeights) -> torch.nn.Module:
     """[batch, outputs] from sequences [batch, time, inputs]; `cell` is the name of a class of `torch.nn`."""
     framework = require("torch")
 
@@ -87,7 +121,7 @@ def pytorch_recurrent(cell: str, weights: RecurrentWeights) -> torch.nn.Module:
     return network
 
 
-def keras_recurrent(cell: str, length: int, weights: RecurrentWeights) -> Any:
+def _keras_recurrent(cell: str, length: int, weights: _RecurrentWeights) -> Any:
     """The same network in Keras; `cell` is the name of a class of `keras.layers`."""
     keras = require("tensorflow", "keras")
     hidden, inputs = weights.recurrent.shape[1], weights.kernel.shape[1]

@@ -1,34 +1,10 @@
-"""A vanilla tanh RNN for the adding problem, whose recurrence is drawn with a spectral radius above 1."""
+"""A vanilla tanh RNN for the adding problem, whose recurrence is drawn with a spectral radius above 1, see `recurrent`."""
 
-from __future__ import annotations
+from functools import partial
 
-from typing import TYPE_CHECKING, Any
-
-from .recurrent import draw_recurrent, keras_recurrent, pytorch_recurrent
-
-if TYPE_CHECKING:
-    import torch
+from . import recurrent
 
 __all__ = ["keras", "pytorch"]
 
-
-def pytorch(
-    inputs: int = 2, hidden: int = 64, outputs: int = 1, radius: float = 1.4, seed: int = 0
-) -> torch.nn.Module:
-    """[batch, outputs] from sequences [batch, time, inputs] of any length; see `gradfuse.models.adding` for data.
-
-    Args:
-        inputs: Numbers at each time.
-        hidden: Length of the state.
-        outputs: Number of outputs.
-        radius: Spectral radius of the recurrent weights.
-        seed: Seed of the weights.
-    """
-    return pytorch_recurrent("RNN", draw_recurrent(1, inputs, hidden, outputs, radius, seed))
-
-
-def keras(
-    inputs: int = 2, hidden: int = 64, outputs: int = 1, radius: float = 1.4, length: int = 30, seed: int = 0
-) -> Any:
-    """The same network, with the same weights, in Keras, for sequences of one `length`."""
-    return keras_recurrent("SimpleRNN", length, draw_recurrent(1, inputs, hidden, outputs, radius, seed))
+pytorch = partial(recurrent.pytorch, "RNN", radius=1.4)
+keras = partial(recurrent.keras, "RNN", radius=1.4)

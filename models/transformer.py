@@ -18,27 +18,58 @@ from .dense import Layer, keras_dense, pytorch_linear, uniform_layer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EncoderShape", "draw_encoder", "keras_encoder", "pytorch_encoder"]
+__all__ = ["keras", "pytorch"]
 
 Array = np.ndarray[Any, Any]
 
 _EPSILON = 1e-5  # of LayerNorm: PyTorch's default; Keras's is 1e-3
 
 
-@dataclass(frozen=True)
-class EncoderShape:
-    """Sizes of an encoder.
+def pytorch(
+    size: int = 8,
+    width: int = 32,
+    heads: int = 4,
+    hidden: int = 64,
+    layers: int = 4,
+    classes: int = 10,
+    seed: int = 0,
+    *,
+    norm_first: bool,
+) -> torch.nn.Module:
+    """Logits [batch, classes] from pixels [batch, size * size].
 
-    Attributes:
-        size: Height and width of the image.
+    Args:
+        size: Height and width of the image: number of tokens, and length of each before the embedding.
         width: Length of a token's features, a multiple of `heads`.
         heads: Number of attention heads.
-        hidden: Length of the hidden layer.
+        hidden: Length of the hidden layer of each layer's network.
         layers: Number of layers.
         classes: Number of logits.
-        norm_first: Whether it is pre-LN.
+        seed: Seed of the weights.
+        norm_first: Whether LayerNorm stands before each branch (pre-LN), or after each sum (post-LN).
     """
+    shape = _Shape(size, width, heads, hidden, layers, classes, norm_first)
+    return _pytorch_encoder(shape, _draw_encoder(shape, seed))
 
+
+def keras(
+    size: int = 8,
+    width: int = 32,
+    heads: int = 4,
+    hidden: int = 64,
+    layers: int = 4,
+    classes: int = 10,
+    seed: int = 0,
+    *,
+    norm_first: bool,
+) -> Any:
+    """The same network, with the same weights, in Keras."""
+    shape = _Shape(size, width, heads, hidden, layers, classes, norm_first)
+    return _keras_encoder(shape, _draw_encoder(shape, seed))
+
+
+@dataclass(frozen=True)
+class _Shape:
     size: int
     width: int
     heads: int
@@ -59,7 +90,7 @@ class _LayerWeights:
 
 
 @dataclass(frozen=True)
-class EncoderWeights:
+class _EncoderWeights:
     """Every matrix as [outputs, inputs]."""
 
     embedding: Layer
@@ -67,7 +98,7 @@ class EncoderWeights:
     head: Layer
 
 
-def draw_encoder(shape: EncoderShape, seed: int) -> EncoderWeights:
+def _draw_encoder(shape: _Shape, seed: int) -> _EncoderWeights:
     """Every layer by PyTorch's default initialisation of dense layers."""
     rng = np.random.default_rng(seed)
     width, hidden = shape.width, shape.hidden
@@ -83,17 +114,17 @@ def draw_encoder(shape: EncoderShape, seed: int) -> EncoderWeights:
         )
         for _ in range(shape.layers)
     )
-    return EncoderWeights(embedding, layers, uniform_layer(rng, width, shape.classes))
+    return _EncoderWeights(embedding, layers, uniform_layer(rng, width, shape.classes))
 
 
-def positions(length: int, width: int) -> Array:
+def _positions(length: int, width: int) -> Array:
     """Sines and cosines [length, width], float32."""
     angles = np.arange(length)[:, None] / 10_000.0 ** (np.arange(0, width, 2) / width)
     waves = np.stack([np.sin(angles), np.cos(angles)], axis=2)
     return waves.reshape(length, -1)[:, :width].astype(np.float32)
 
 
-def pytorch_encoder(shape: EncoderShape, weights: EncoderWeights) -> torch.nn.Module:
+def _pytorch_encoder(shape: _Shape, weights: _EncoderWeights) -> torch.nn.Module:
     """Logits [batch, classes] from pixels [batch, size * size]."""
     framework = require("torch")
 
@@ -104,7 +135,7 @@ def pytorch_encoder(shape: EncoderShape, weights: EncoderWeights) -> torch.nn.Mo
             super().__init__()
             self.rows = framework.nn.Unflatten(1, (shape.size, shape.size))
             self.embedding = pytorch_linear(weights.embedding)
-            self.register_buffer("positions", framework.from_numpy(positions(shape.size, shape.width)))
+            self.register_buffer("positions", framework.from_numpy(_positions(shape.size, shape.width)))
             self.layers = framework.nn.ModuleList(_pytorch_layer(shape, layer) for layer in weights.layers)
             self.norm = (
                 framework.nn.LayerNorm(shape.width, eps=_EPSILON)
@@ -124,7 +155,7 @@ def pytorch_encoder(shape: EncoderShape, weights: EncoderWeights) -> torch.nn.Mo
     return network
 
 
-def _pytorch_layer(shape: EncoderShape, weights: _LayerWeights) -> torch.nn.Module:
+def _pytorch_layer(shape: _Shape, weights: _LayerWeights) -> torch.nn.Module:
     framework = require("torch")
     layer: torch.nn.TransformerEncoderLayer = framework.nn.TransformerEncoderLayer(
         shape.width,
@@ -152,12 +183,12 @@ def _named(module: str, layer: Layer) -> dict[str, Array]:
     return {f"{module}.weight": layer[0], f"{module}.bias": layer[1]}
 
 
-def keras_encoder(shape: EncoderShape, weights: EncoderWeights) -> Any:
+def _keras_encoder(shape: _Shape, weights: _EncoderWeights) -> Any:
     """The same network in Keras."""
     keras = require("tensorflow", "keras")
     pixels = keras.Input((shape.size * shape.size,))
     rows = keras.layers.Reshape((shape.size, shape.size), name="rows")(pixels)
-    x = keras_dense(weights.embedding, "embedding")(rows) + positions(shape.size, shape.width)
+    x = keras_dense(weights.embedding, "embedding")(rows) + _positions(shape.size, shape.width)
     for number, layer in enumerate(weights.layers, 1):
         x = _keras_layer(x, shape, layer, f"layer{number}")
     if shape.norm_first:
@@ -166,7 +197,7 @@ def keras_encoder(shape: EncoderShape, weights: EncoderWeights) -> Any:
     return keras.Model(pixels, keras_dense(weights.head, "head")(features))
 
 
-def _keras_layer(x: Any, shape: EncoderShape, weights: _LayerWeights, name: str) -> Any:
+def _keras_layer(x: Any, shape: _Shape, weights: _LayerWeights, name: str) -> Any:
     layers = require("tensorflow", "keras").layers
     attention = layers.MultiHeadAttention(shape.heads, shape.width // shape.heads, name=f"{name}_attention")
 
@@ -189,7 +220,7 @@ def _keras_norm(x: Any, name: str) -> Any:
     return require("tensorflow", "keras").layers.LayerNormalization(epsilon=_EPSILON, name=name)(x)
 
 
-def _keras_attention(shape: EncoderShape, weights: _LayerWeights) -> list[Array]:
+def _keras_attention(shape: _Shape, weights: _LayerWeights) -> list[Array]:
     """Query, key and value as [inputs, heads, depth], the output as [heads, depth, outputs]."""
     heads = shape.heads, shape.width // shape.heads
     split = [
