@@ -12,6 +12,7 @@ from .graph.files import load_model, save_model
 from .runtime import Examples, Optimizer, Schedule, TrainingResult, optimizer_named
 from .runtime import train as run_training
 from .runtime.data import fit_data, fixed_batch
+from .runtime.run_folder import finite
 
 if TYPE_CHECKING:
     from .analysis import FusePlan, Measurement, Numbers, RiskReport
@@ -368,6 +369,7 @@ def train(
         batch_size=batch_size,
         optimizer=optimizer,
         schedule=schedule,
+        probed=None if measured is None else _numbers(measured),
         **options,
     )
     return Trained(**vars(result), probe=measured, plan=plan)
@@ -378,6 +380,15 @@ def _probe(gradients: GradientGraph, batch_size: int, arrays: Sequence[Any]) -> 
 
     size = fixed_batch(gradients.source) or batch_size
     return analysis.probe(gradients, analysis.assume(gradients, batch_size=size), data=arrays)
+
+
+def _numbers(measured: Measurement) -> dict[str, float | None]:
+    """What a probe says of the training as a whole."""
+    return {
+        "loss": finite(measured.loss),
+        "gradient_norm": finite(measured.global_norm),
+        "batches": measured.batches,
+    }
 
 
 def compare(network: str = "mlp", data: str = "digits", **options: Any) -> Comparison:

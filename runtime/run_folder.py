@@ -4,7 +4,7 @@
                               (what the comparison of model and source found, or that there was none), epoch, step,
                               diverged_at (number of the step whose loss was not finite, counting from 0, or null)
     metrics.jsonl             one line for each epoch, written when it ends: the fields of `EpochMetrics`, null for what is not
-                              a finite number or was not measured
+                              a finite number or was not measured; before them, as epoch 0, what a probe measured, if one did
     checkpoint.safetensors    the state after the last whole epoch, with epoch, step and settings as metadata
     model.onnx                the trained model for inference; only a training that finished has one
 
@@ -136,10 +136,12 @@ class RunFolder:
     def take_history(self) -> list[EpochMetrics]:
         """The metrics of the epochs up to the checkpoint; later lines are dropped from the file."""
         lines = self._files[_METRICS].read_text(encoding="utf-8").splitlines() if self._checkpoint else []
-        kept = lines[: self._checkpoint.epoch] if self._checkpoint else []
+        done = self._checkpoint.epoch if self._checkpoint else 0
         try:
-            history = [EpochMetrics(**json.loads(line)) for line in kept]
-        except (ValueError, TypeError) as error:
+            probed = lines[:1] if lines and json.loads(lines[0])["epoch"] == 0 else []
+            kept = lines[: len(probed) + done]
+            history = [EpochMetrics(**json.loads(line)) for line in kept[len(probed) :]]
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{self._files[_METRICS]} is damaged", remedy="--overwrite begins anew"
             ) from error
@@ -151,6 +153,11 @@ class RunFolder:
         """Add the line of an epoch."""
         with self._files[_METRICS].open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(metrics), allow_nan=False) + "\n")
+
+    def append_probe(self, numbers: Mapping[str, float | None]) -> None:
+        """Add the line of epoch 0."""
+        with self._files[_METRICS].open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": 0, **numbers}, allow_nan=False) + "\n")
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint."""

@@ -21,6 +21,9 @@ __all__ = ["EvaluationSession", "StepResult", "TrainingSession"]
 
 _NEGLIGIBLE = 1e-30
 
+_STEPS_BETWEEN_SWEEPS = 64
+"""Steps in which momentum does not decay from negligible to subnormal."""
+
 
 class StepResult(NamedTuple):
     """What one run says about its batch.
@@ -108,24 +111,13 @@ class TrainingSession:
             return dict(self._shared[self._current])
         return {name: value.numpy() for name, value in self.state.items()}
 
-    def drop_subnormals(self) -> None:
-        """Set to zero what the optimizer remembers below 1e-30, where its device is the CPU.
-
-        Where a gradient stays zero, as behind a dead ReLU, momentum decays to subnormal numbers and stays there; a CPU takes a
-        hundred times as long for them. onnxruntime could flush them, but would then do so to all that this thread computes.
-        """
-        if self._shared is not None:
-            for name in self._step.memory:
-                array = self._shared[self._current][name]
-                np.multiply(array, np.abs(array) >= _NEGLIGIBLE, out=array)
-
     def run(self, indices: Array, learning_rate: float, step: int = 0) -> StepResult:
         """Take one step.
 
         Args:
             indices: Positions of the batch's examples in the data, int64.
             learning_rate: Of this step.
-            step: Its number: it matters to Dropout only.
+            step: Its number, counting from 0: what Dropout drops depends on it, and when the memory is swept.
         """
         if self._random:
             # A seed for each step lets an interrupted training go on exactly as it would have gone on.
@@ -138,7 +130,20 @@ class TrainingSession:
             self._bindings[size] = self._bind(size, 0), self._bind(size, 1)
         self._session.run_with_iobinding(self._bindings[size][self._current])
         self._current = 1 - self._current
+        if (step + 1) % _STEPS_BETWEEN_SWEEPS == 0:
+            self._drop_subnormals()
         return self._results.read()
+
+    def _drop_subnormals(self) -> None:
+        """Set to zero what the optimizer remembers below 1e-30, where its device is the CPU.
+
+        Where a gradient stays zero, as behind a dead ReLU, momentum decays to subnormal numbers and stays there; a CPU takes a
+        hundred times as long for them. onnxruntime could flush them, but would then do so to all that this thread computes.
+        """
+        if self._shared is not None:
+            for name in self._step.memory:
+                array = self._shared[self._current][name]
+                np.multiply(array, np.abs(array) >= _NEGLIGIBLE, out=array)
 
     def _bind(self, size: int, current: int) -> Any:
         """The binding that reads buffer `current`, writes the other, and takes batches of `size`."""

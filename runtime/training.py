@@ -32,9 +32,6 @@ from .step_graph import EvaluationGraph, StepGraph, initial_values
 
 __all__ = ["Score", "TrainingResult", "score", "train"]
 
-_STEPS_BETWEEN_SWEEPS = 64
-"""Steps in which momentum does not decay from negligible to subnormal."""
-
 Show: TypeAlias = "Callable[[int, int, str], None]"
 """Shows how many steps are done, of how many, and a text."""
 
@@ -105,6 +102,7 @@ def train(
     resume: bool = False,
     progress: bool = False,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
+    probed: Mapping[str, float | None] | None = None,
 ) -> TrainingResult:
     """Train a model on ONNX Runtime.
 
@@ -128,6 +126,7 @@ def train(
         resume: Go on with the run that `out` holds after its last whole epoch, to the bit as if it had never stopped.
         progress: Show a progress bar on stderr.
         on_epoch: Called after each epoch.
+        probed: What was measured before the first step, by name: the line of epoch 0 in the metrics.
 
     Raises:
         InputError: The data does not fit, `out` holds another run, the device cannot be had, or a number is out of range.
@@ -148,7 +147,7 @@ def train(
         )
     try:
         with _progress_bar(progress) as show:
-            return training.run(folder, show, on_epoch)
+            return training.run(folder, show, on_epoch, probed or {})
     except KeyboardInterrupt:
         if folder is not None:
             folder.write_status("interrupted")
@@ -248,10 +247,14 @@ class _Training:
         }
 
     def run(
-        self, folder: RunFolder | None, show: Show, on_epoch: Callable[[EpochMetrics], None] | None
+        self,
+        folder: RunFolder | None,
+        show: Show,
+        on_epoch: Callable[[EpochMetrics], None] | None,
+        probed: Mapping[str, float | None],
     ) -> TrainingResult:
         """Train from the folder's checkpoint, or from the start, to the last epoch or to a loss that is not finite."""
-        done = self._begin(folder)
+        done = self._begin(folder, probed)
         for epoch in range(done + 1, self._hyperparameters.epochs + 1):
             metrics = self._epoch(epoch, show)
             self._history.append(metrics)
@@ -265,9 +268,13 @@ class _Training:
                 folder.save_checkpoint(Checkpoint(self._session.arrays(), epoch, self._step))
         return self._end(folder)
 
-    def _begin(self, folder: RunFolder | None) -> int:
+    def _begin(self, folder: RunFolder | None, probed: Mapping[str, float | None]) -> int:
         """Load the checkpoint where there is one; returns the number of epochs done."""
-        if folder is None or folder.checkpoint is None:
+        if folder is None:
+            return 0
+        if folder.checkpoint is None:
+            if probed:
+                folder.append_probe(probed)
             return 0
         self._history = folder.take_history()
         self._session.load(folder.checkpoint.state)
@@ -316,8 +323,6 @@ class _Training:
                 self._diverged_at = self._step
                 break
             self._step += 1
-            if self._step % _STEPS_BETWEEN_SWEEPS == 0:
-                self._session.drop_subnormals()
             bites += any(result.bits)
             show(self._step, steps, f"epoch {epoch}, loss {result.loss:.4g}{_bite_text(bites, len(results))}")
         return results, sizes, rate

@@ -16,8 +16,6 @@ from .trainers import Array, Task
 
 __all__ = ["OnnxRuntimeTrainer"]
 
-_STEPS_BETWEEN_SWEEPS = 64
-
 
 class OnnxRuntimeTrainer:
     """A converted model, trained as `gradfuse train` trains it.
@@ -41,8 +39,6 @@ class OnnxRuntimeTrainer:
         """See `Trainer.step`."""
         result = self._session.run(indices, learning_rate, self._steps)
         self._steps += 1
-        if self._steps % _STEPS_BETWEEN_SWEEPS == 0:
-            self._session.drop_subnormals()
         return result.loss, result.gradient_norm
 
     def score(self, indices: Array) -> tuple[float, float | None]:

@@ -220,8 +220,7 @@ def test_what_the_optimizer_remembers_never_turns_subnormal(optimizer, model, ex
         session.load(state)
         for _ in range(current):
             session.run(np.arange(64), 0.1)
-        session.drop_subnormals()
-        session.run(np.arange(64), 0.1)
+        session.run(np.arange(64), 0.1, step=63)
         after = session.copy_state()[memory]
         assert (after[0] > 1e-21).all()
         assert (after[1:] == 0).all()

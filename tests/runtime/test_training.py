@@ -104,6 +104,16 @@ def test_the_trained_model_is_an_inference_model_for_any_onnx_runtime(model, exa
     assert score(result.model, (x, y)).accuracy == pytest.approx((logits.argmax(1) == y).mean())
 
 
+def test_what_was_measured_before_the_first_step_is_epoch_0_of_the_metrics(model, examples, tmp_path):
+    gradients, data = GradientGraph.of(model("mlp")), examples(64)
+    options = {"out": tmp_path, "threads": 1, "probed": {"loss": 2.5, "gradient_norm": None}}
+    train(gradients, data, epochs=1, **options)
+    resumed = train(gradients, data, epochs=3, resume=True, **options)
+    assert lines(tmp_path)[0] == {"epoch": 0, "loss": 2.5, "gradient_norm": None}
+    assert lines(tmp_path)[1:] == [vars(metrics) for metrics in resumed.history]
+    assert [metrics.epoch for metrics in resumed.history] == [1, 2, 3]
+
+
 def test_metrics_say_how_the_training_went(model, examples, tmp_path):
     x, y = examples(100)
     seen = []
