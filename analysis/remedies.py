@@ -18,6 +18,7 @@ from .prediction import Prediction, predict
 from .verdict import Summary
 from .weights import LayerWeight, layer_weights, trunk_weights
 from .what_if import (
+    with_batch_norm,
     with_layer_norm,
     with_orthogonal_weights,
     with_relu,
@@ -45,10 +46,11 @@ _HE = math.sqrt(2.0)
 
 @dataclass(frozen=True)
 class _Lines:
-    """What to write in each framework."""
+    """What to write in each framework, and here where there is a way."""
 
     pytorch: str
     keras: str
+    gradfuse: str = ""
 
 
 def _init(prediction: Prediction) -> Remedy | None:
@@ -146,6 +148,27 @@ def _normalisation(prediction: Prediction) -> Remedy | None:
     )
 
 
+def _batch_norm(prediction: Prediction) -> Remedy | None:
+    """BatchNorm before every activation of a trunk without normalisation, where its channels are on axis 1."""
+    places = [step.before for step in prediction.steps if is_replaceable(step)]
+    convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
+    rank = 4 if convolutions else 2
+    normalised = any(step.cause == "normalisation" for step in prediction.steps)
+    if not places or normalised or any(len(place.shape or ()) != rank for place in places):
+        return None
+    return _remedy(
+        "normalisation",
+        "normalise every channel over the batch before every activation (BatchNorm)",
+        _Lines(
+            "torch.nn.BatchNorm2d(channels)" if convolutions else "torch.nn.BatchNorm1d(features)",
+            "keras.layers.BatchNormalization()",
+            'gradfuse.remedy(model, insert="batch-norm")',
+        ),
+        prediction,
+        _again(prediction, with_batch_norm(_graph(prediction), [(place, place) for place in places])),
+    )
+
+
 def _residual(prediction: Prediction) -> Remedy | None:
     """Every residual branch of the trunk times 1 / sqrt(number of branches), or its square where that is not enough."""
     branches = list(dict.fromkeys(_branches(prediction)))
@@ -174,6 +197,7 @@ OFFERS: Mapping[str, Callable[[Prediction], Remedy | None]] = {
     "activation": _activation,
     "residual": _residual,
     "normalisation": _normalisation,
+    "batch-norm": _batch_norm,
 }
 """Remedies for growth and shrinking, the least change to the model first; each gives None where it does not help."""
 
@@ -217,7 +241,7 @@ def _remedy(
         return None
     cures = after.summary.danger < 0 and after.summary.verdict != "vanishes"
     gain, norm = after.summary.log10_gain, after.summary.global_norm
-    return Remedy(kind, text, "", lines.pytorch, lines.keras, gain, norm, cures)
+    return Remedy(kind, text, lines.gradfuse, lines.pytorch, lines.keras, gain, norm, cures)
 
 
 def _helps(after: Summary, before: Summary) -> bool:

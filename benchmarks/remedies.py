@@ -69,7 +69,7 @@ def _applied(network: Network, remedy: Remedy) -> Network:
         float(number) for number in re.findall(r"(?:std=|gain=|x \+ )(\d+\.?\d*(?:e-\d+)?)", remedy.pytorch)
     ]
     if remedy.kind == "normalisation":
-        return network.changed(norm="layer")
+        return network.changed(norm="batch" if "BatchNorm" in remedy.pytorch else "layer")
     if remedy.kind == "activation":
         return network.changed(activation="relu", gain=2.0**0.5, everywhere=True)
     if remedy.kind == "residual":

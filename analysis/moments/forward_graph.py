@@ -14,16 +14,21 @@ from ...graph.lowering import infer_shapes, lower
 from ...graph.recurrence import RECURRENT
 from ...graph.training_form import apply_training_form
 
-__all__ = ["forward_graph"]
+__all__ = ["forward_graph", "has_recurrent_nodes"]
+
+
+def has_recurrent_nodes(gradients: GradientGraph) -> bool:
+    """Whether the moments follow the source's graph, and not the gradient graph itself."""
+    source = gradients.source.onnx
+    graphs = [source.graph, *(function.graph for function in source.functions.values())]
+    return any(node.op_type in RECURRENT for graph in graphs for node in graph)
 
 
 def forward_graph(gradients: GradientGraph) -> tuple[ir.Graph, ir.Value]:
     """The graph, in training form, and the output that the loss is taken of. Values keep their names."""
-    source = gradients.source.onnx
-    graphs = [source.graph, *(function.graph for function in source.functions.values())]
-    if not any(node.op_type in RECURRENT for graph in graphs for node in graph):
+    if not has_recurrent_nodes(gradients):
         return gradients.onnx.graph, gradients.onnx.graph.outputs[1]
-    model = source.clone()
+    model = gradients.source.onnx.clone()
     lower(model, keep=RECURRENT)
     apply_training_form(Builder(model.graph))
     infer_shapes(model)
