@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import norm_spread
 from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
 from .state import Curve, GradientMoments, Moments
@@ -94,7 +95,8 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
     mean, variance, tokens = np.broadcast_to(mean, shape), np.broadcast_to(variance, shape), None
     if latent.tokens is not None:
         tokens = function_tokens(curve.values, variance, latent.tokens)
-    return Moments(mean, variance, covariance, curve, tokens=tokens)
+    spread = norm_spread.of_function(curve.values, latent)
+    return Moments(mean, variance, covariance, curve, tokens=tokens, norm_spread=spread)
 
 
 def _with_variance(covariance: Array, variance: Array) -> Array:

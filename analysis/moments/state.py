@@ -98,6 +98,8 @@ class Moments:
         tokens: Correlation of a sequence's elements; None where the tensor is not known to be one.
         drawn: Draws of it, where they are what is known best.
         steps: What is known of it as states of a sequence.
+        norm_spread: Relative variance of the squared norm of one token's features, where a normalisation before has fixed it
+            (`norm_spread`); None where the moments say it.
     """
 
     mean: Array
@@ -108,6 +110,7 @@ class Moments:
     tokens: TokenCorrelation | None = None
     drawn: ValueDraws | None = None
     steps: Steps | None = None
+    norm_spread: float | None = None
 
     @property
     def second(self) -> Array:

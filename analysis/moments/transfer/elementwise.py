@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .. import norm_spread
 from ..curves import Seed, curve_moments, through
 from ..elementwise_op import evaluate_node, partial_derivatives
 from ..quadrature import Array
@@ -133,11 +134,15 @@ def independent_forward(site: Site) -> list[Moments]:
         parts = [
             (o.tokens if o.shape == shape else None, np.broadcast_to(o.variance, shape)) for o in operands
         ]
-        return [Moments(mean, variance, tokens=of_sum(parts, variance))]
+        return [_with_norm(Moments(mean, variance, tokens=of_sum(parts, variance)), operands)]
     if not same or all(operand.covariance is None for operand in operands):
-        return [Moments(mean, variance)]
+        return [_with_norm(Moments(mean, variance), operands)]
     covariances = [operand.known_covariance for operand in operands]
-    return [Moments(mean, variance, sum(covariances[1:], covariances[0]))]
+    return [_with_norm(Moments(mean, variance, sum(covariances[1:], covariances[0])), operands)]
+
+
+def _with_norm(total: Moments, operands: Sequence[Moments]) -> Moments:
+    return replace(total, norm_spread=norm_spread.of_sum(operands, total))
 
 
 def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:

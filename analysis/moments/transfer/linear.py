@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .. import norm_spread
 from ..blocks import product
 from ..errors import UnknownTransferError
 from ..quadrature import Array
@@ -73,13 +74,13 @@ def _gemm_weight(site: Site) -> Array:
 def _product(x: Moments, weight: Array, full: bool) -> Moments:
     if x.mean.ndim > 1:
         return dense(x, weight, full)
-    mean = product(x.mean, weight)
+    mean, spread_of_norm = product(x.mean, weight), norm_spread.of_product(x, weight.shape[1])
     if not full or weight.shape[1] > COVARIANCE_LIMIT:
-        return Moments(mean, product(x.variance, weight, square=True))
+        return Moments(mean, product(x.variance, weight, square=True), norm_spread=spread_of_norm)
     weight = weight.astype(np.float64)
     spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
     covariance = weight.T @ spread
-    return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance)
+    return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance, norm_spread=spread_of_norm)
 
 
 def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMoments:

@@ -6,7 +6,8 @@ With y = gamma xhat + beta and dxhat = gamma dy:
 
 In BatchNormalization <.> runs over the batch and its positions: the sum of dx over them is 0 (`cancelled`), and the
 coherent part of <dy xhat> is the tilt that the following activation brings about. In LayerNormalization <.> runs over
-one example's features: centring is exact, and the projection along xhat takes the share 1 / features.
+one example's features: centring is exact, and the projection along xhat takes the share 1 / features. There std differs from
+example to example (`inverse_std`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..state import GradientMoments, Moments, ParameterGradient, lag0
 from ..steps import Steps
 from ..tokens import of_sum
 from . import sequence_norm
+from .inverse_std import inverse_std
 
 __all__ = [
     "batch_norm_backward",
@@ -173,7 +175,8 @@ def layer_norm_forward(site: Site) -> Sequence[Moments]:
     covariance = (
         None if centred.covariance is None else centred.covariance * np.outer(gamma, gamma) / std.item() ** 2
     )
-    y = Moments(centred.mean / std * gamma + beta, centred.variance / std**2 * gamma**2, covariance)
+    variance = centred.variance / std**2 * gamma**2
+    y = Moments(centred.mean / std * gamma + beta, variance, covariance, norm_spread=0.0)
     return [y, Moments(x.mean, x.variance), Moments(x.mean, x.variance)][: len(site.node.outputs)]
 
 
@@ -206,18 +209,17 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     covariance, variance = _centred_covariance(
         _scaled(dy.covariance, gamma) if dy.mean.ndim == 1 else None, variance, axes
     )
-    mean = (mean - mean.mean(axes, keepdims=True)) / std
+    inverse = inverse_std(std, site.x, centred, axes)
     hessian = None
     if dy.hessian is not None:
-        hessian = _centre(dy.hessian * np.outer(gamma, gamma) - along * np.eye(count)) / std.item() ** 2
-    channels = np.zeros(mean.shape[:1])
-    back = GradientMoments(
-        mean,
-        variance / std**2,
-        None if covariance is None else covariance / std.item() ** 2,
-        channels,
-        np.zeros(mean.shape),
-        hessian=hessian,
+        hessian = _centre(dy.hessian * np.outer(gamma, gamma) - along * np.eye(count))
+        hessian = hessian * inverse.square.item()
+    mean = mean - mean.mean(axes, keepdims=True)
+    back = GradientMoments.of(
+        mean * inverse.mean,
+        inverse.variance(mean, variance),
+        None if covariance is None else inverse.covariance(mean, covariance),
+        hessian,
     )
     return back, dgamma, dbeta if site.is_static(2) else None
 
@@ -269,6 +271,7 @@ def dropout_forward(site: Site) -> Sequence[Moments]:
         _with_noise(x.covariance, added),
         tokens=tokens,
         steps=_steps_with_noise(x.steps, added),
+        norm_spread=x.norm_spread,
     )
     return [y] * len(site.node.outputs)
 

@@ -26,10 +26,20 @@ from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments, lag0
 from ..steps import numbered
 from ..tokens import MATRIX_LIMIT, TokenCorrelation
-from .convolution import Geometry, at_lag0, spread, strided, through_taps
+from .convolution import (
+    Geometry,
+    at_lag0,
+    average_pool_backward,
+    average_pool_forward,
+    spread,
+    strided,
+    through_taps,
+)
 from .sequence import dense, dense_backward, mean_of_tokens, mean_of_tokens_backward, sequence
 
 __all__ = [
+    "average_backward",
+    "average_forward",
     "global_mean_backward",
     "global_mean_forward",
     "max_pool_backward",
@@ -63,7 +73,30 @@ def global_mean_backward(site: Site, gradients: Sequence[GradientMoments | None]
 
 
 def _keeps_axes(site: Site) -> bool:
-    return site.node.op_type == "GlobalAveragePool" or bool(site.attribute("keepdims", 1))
+    pools = site.node.op_type in ("GlobalAveragePool", "AveragePool")
+    return pools or bool(site.attribute("keepdims", 1))
+
+
+def average_forward(site: Site) -> Sequence[Moments]:
+    """Means over windows; over those that reach from end to end as means over axes."""
+    return average_pool_forward(site) if _window_axes(site) is None else mean_forward(site)
+
+
+def average_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """Each position receives its share."""
+    pools = _window_axes(site) is None
+    return average_pool_backward(site, gradients) if pools else mean_backward(site, gradients)
+
+
+def _window_axes(site: Site) -> tuple[int, ...] | None:
+    """The axes that a window covers from end to end; None where it covers but a part of one."""
+    lengths, kernel = site.x.shape[1:], site.attribute("kernel_shape", ())
+    if any(site.attribute("pads", ())) or any(k not in (1, n) for k, n in zip(kernel, lengths, strict=True)):
+        return None
+    stays = zip(kernel, lengths, site.attribute("strides", (1,) * len(kernel)), strict=True)
+    if any(k == 1 and n > 1 and stride > 1 for k, n, stride in stays):
+        return None
+    return tuple(axis for axis, k in enumerate(kernel, start=1) if k > 1)
 
 
 def mean_forward(site: Site) -> Sequence[Moments]:
@@ -175,7 +208,9 @@ def _spread_over_steps(x: Moments, dy: GradientMoments) -> GradientMoments:
 
 
 def _averaged_axes(site: Site) -> tuple[int, ...]:
-    """The axes of one example that a ReduceMean averages."""
+    """The axes of one example that a node averages."""
+    if site.node.op_type == "AveragePool":
+        return _window_axes(site) or ()
     value, rank = site.node.inputs[0], site.x.mean.ndim + 1
     assert value is not None
     listed = site.array(1) if site.is_static(1) else site.attribute("axes", range(rank))

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .. import norm_spread
 from ..blocks import gram, product
 from ..quadrature import Array
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient
@@ -55,7 +56,8 @@ def dense(x: Moments, weight: Array, full: bool) -> Moments:
     """y = x W over the last axis; covariances between features only where `full`."""
     tokens = sequence(x)
     variance, after = _carried(x.variance, tokens, weight, full)
-    return Moments(product(x.mean, weight), variance, tokens=after)
+    spread_of_norm = norm_spread.of_product(x, weight.shape[1])
+    return Moments(product(x.mean, weight), variance, tokens=after, norm_spread=spread_of_norm)
 
 
 def dense_backward(

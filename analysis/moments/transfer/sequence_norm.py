@@ -11,6 +11,7 @@ from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
 from ..tokens import TokenCorrelation, TokenResponse, as_rows, from_rows
+from .inverse_std import inverse_std
 from .sequence import of_product, sequence, summed
 
 __all__ = ["backward", "forward"]
@@ -24,7 +25,7 @@ def forward(site: Site, axes: tuple[int, ...]) -> Moments:
     assert xhat.tokens is not None
     variance = xhat.variance * gamma**2
     tokens = _rescaled(xhat.tokens, np.broadcast_to(np.sign(gamma), xhat.shape))
-    return Moments(xhat.mean * gamma + beta, variance, tokens=tokens)
+    return Moments(xhat.mean * gamma + beta, variance, tokens=tokens, norm_spread=0.0)
 
 
 def backward(site: Site, dy: GradientMoments, axes: tuple[int, ...]) -> Sequence[Contribution]:
@@ -43,8 +44,9 @@ def backward(site: Site, dy: GradientMoments, axes: tuple[int, ...]) -> Sequence
     tokens = _rescaled(sequence(dy, token_axes), np.broadcast_to(np.sign(gamma), xhat.shape))
     tokens, variance = _centred(tokens, dy.variance * gamma**2, variance, axes)
     mean = mean - mean.mean(axes, keepdims=True)
-    back = GradientMoments.of(mean / std, variance / std**2, tokens=tokens)
-    response = _response(dy, gamma, tilt, std, axes)
+    inverse = inverse_std(std, site.x, xhat, axes)
+    back = GradientMoments.of(mean * inverse.mean, inverse.variance(mean, variance), tokens=tokens)
+    response = _response(dy, gamma, tilt, 1.0 / np.sqrt(inverse.square), axes)
     return replace(back, response=response), dgamma, dbeta if site.is_static(2) else None
 
 

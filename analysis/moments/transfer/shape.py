@@ -24,7 +24,8 @@ def forward(site: Site) -> Sequence[Moments]:
     means = _flat(site, lambda x: x.mean)
     variances = _flat(site, lambda x: x.variance)
     indices = _indices(site.node, site.operands)
-    moved = [Moments(means[index], variances[index]) for index in indices]
+    spread = site.moments(site.varying[0]).norm_spread if len(site.varying) == 1 else None
+    moved = [Moments(means[index], variances[index], norm_spread=spread) for index in indices]
     if len(site.varying) == 1 and (x := site.moments(site.varying[0])).steps is not None:
         return [_moved_steps(index, x.steps, y) for index, y in zip(indices, moved, strict=True)]
     if len(site.varying) == 1 and x.tokens is not None:

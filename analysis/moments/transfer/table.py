@@ -56,7 +56,7 @@ TABLE: Mapping[str, Transfer] = {
     "Dropout": Transfer(normalization.dropout_forward, normalization.dropout_backward),
     "Where": Transfer(normalization.mask_forward, normalization.mask_backward),
     # pooling
-    "AveragePool": Transfer(convolution.average_pool_forward, convolution.average_pool_backward),
+    "AveragePool": Transfer(pooling.average_forward, pooling.average_backward),
     "MaxPool": Transfer(pooling.max_pool_forward, pooling.max_pool_backward),
     "GlobalAveragePool": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
     "ReduceMean": Transfer(pooling.mean_forward, pooling.mean_backward),

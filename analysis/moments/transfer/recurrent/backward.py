@@ -199,7 +199,7 @@ class _Back:
         local = _bounded(self._local_mean(found), raw - straight)
         own, change = raw - _outer(local), np.einsum("qh,hqps->hps", self.mean, found.curvature)
         if self.hessian is not None:
-            change += np.einsum("hqr,hqprs->hps", blocks(self.hessian, channels), found.slope_square)
+            change += np.einsum("hqr,hrqps->hps", blocks(self.hessian, channels), found.bend)
         self._accumulate(number, local, raw, change)
         self._pass_back(number, local, own, change)
         self.means, self.locals = [self.mean, *self.means][:LAGS], [local, *self.locals][:LAGS]

@@ -33,6 +33,7 @@ class Statistics:
         slope_square: E[J J], `[H, q, p, q, p]`.
         curvature: E[d2 F / dl dl], `[H, q, p, p]`.
         slope_with_state: Cov(F, J), `[H, q, q, p]`.
+        bend: E[d((F - E F) J) / dl], `[H, q, q, p, p]`: of a gradient that moves with F, times J.
     """
 
     mean: Array
@@ -41,6 +42,7 @@ class Statistics:
     slope_square: Array
     curvature: Array
     slope_with_state: Array
+    bend: Array
 
 
 def expectations(cell: Cell, activations: Sequence[Activation], mean: Array, covariance: Array) -> Statistics:
@@ -56,6 +58,9 @@ def expectations(cell: Cell, activations: Sequence[Activation], mean: Array, cov
     flat = np.moveaxis(slope, 3, 0).reshape(channels, q * p, n)
     tilted = (flat * weights) @ points
     curvature = (tilted @ inverse).reshape(channels, q, p, p)
+    turned = np.einsum("hrn,na->hran", centred, weighted * points).reshape(channels, q * p, n)
+    moved = (turned @ np.swapaxes(flat, 1, 2)).reshape(channels, q, p, q, p)
+    bend = np.einsum("hraqp,has->hrqps", moved, inverse)
     return Statistics(
         average,
         (centred * weights) @ np.swapaxes(centred, 1, 2),
@@ -63,6 +68,7 @@ def expectations(cell: Cell, activations: Sequence[Activation], mean: Array, cov
         ((flat * weights) @ np.swapaxes(flat, 1, 2)).reshape(channels, q, p, q, p),
         0.5 * (curvature + np.swapaxes(curvature, 2, 3)),
         ((centred * weights) @ np.swapaxes(flat, 1, 2)).reshape(channels, q, q, p),
+        0.5 * (bend + np.swapaxes(bend, 3, 4)),
     )
 
 
