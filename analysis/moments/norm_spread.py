@@ -47,9 +47,10 @@ def of_function(values: Array, x: Moments) -> float | None:
         return None
     axes = x.tokens.axes if x.tokens is not None else ()
     psi = hermite_coefficients(square - moved / energy * latent**2)
-    rows = np.stack([as_rows(part, axes).mean(0) for part in psi]) if axes else psi
+    psi = np.broadcast_to(psi, (len(psi), *x.shape))
+    rows = np.stack([as_rows(part, axes).mean(0) if axes else part.reshape(-1) for part in psi])
     count = x.mean.size // rows.shape[1]
-    rho = x.tokens.within if x.tokens is not None else x.curve.rho
+    rho = x.tokens.within if x.tokens is not None else x.curve.rho if x.mean.ndim == 1 else None
     return (moved / whole) ** 2 * x.norm_spread + _ratio(_variance(rows, rho), whole / count)
 
 

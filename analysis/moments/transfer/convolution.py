@@ -196,9 +196,30 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array, geometry: G
     mean = geometry.correlate(dy.mean, x.mean) + weight * geometry.correlate(tilt, x.variance)
     variance = geometry.correlate(dy.second, x.second) - geometry.correlate(dy.mean**2, x.mean**2)
     ratio = _correlated_positions(x, dy, geometry)
-    return ParameterGradient(
-        mean, np.maximum(variance, 0.0) * ratio.reshape(*ratio.shape, *[1] * len(geometry.kernel))
-    )
+    variance = np.maximum(variance, 0.0) * ratio.reshape(*ratio.shape, *[1] * len(geometry.kernel))
+    return ParameterGradient(mean, variance + _leaning(x, y, dy, weight))
+
+
+def _leaning(x: Moments, y: Moments, dy: GradientMoments, weight: Array) -> Array:
+    """What the formula leaves out where an activation makes dy lean on y, and so on x.
+
+    With xi the standardised y and c_k = Cov(x(p + k), xi(p)) = W(k) E v / sqrt(E Var y), the sum of dy(p) x(p + k) has the part
+    c_k sum_p dy xi, whose variance is known (`tilted_total`); as if independent of y, dy gave it n sum_lag E[dy dy'] rho_y.
+    """
+    if dy.tilted_total is None:
+        return np.zeros(weight.shape)
+    positions, column = tuple(range(1, x.mean.ndim)), (-1, *[1] * (weight.ndim - 1))
+    rho = _normalised(y.known_covariance, np.ones(y.mean.shape))
+    raw = dy.known_covariance + np.mean(dy.mean**2, positions, keepdims=True)
+    counted = dy.mean[0].size * np.sum(raw * rho, positions) - np.sum(dy.tilt, positions) ** 2
+    more = np.maximum(dy.tilted_total - np.maximum(counted, 0.0), 0.0)
+    variance = np.maximum(y.variance.mean(positions), np.finfo(float).tiny)
+    inputs = x.variance.mean(positions)
+    outputs, own = weight.shape[:2]
+    groups = len(inputs) // own
+    fed = np.repeat(inputs.reshape(groups, own), outputs // groups, 0)
+    c = weight * fed.reshape(outputs, own, *[1] * (weight.ndim - 2))
+    return np.asarray(c**2 * (more / variance).reshape(column))
 
 
 def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -> Array:

@@ -90,11 +90,12 @@ def average_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
 
 def _window_axes(site: Site) -> tuple[int, ...] | None:
     """The axes that a window covers from end to end; None where it covers but a part of one."""
-    lengths, kernel = site.x.shape[1:], site.attribute("kernel_shape", ())
+    lengths = site.x.shape[1:]
+    kernel: tuple[int, ...] = tuple(site.attribute("kernel_shape", ()))
+    strides: tuple[int, ...] = tuple(site.attribute("strides", (1,) * len(kernel)))
     if any(site.attribute("pads", ())) or any(k not in (1, n) for k, n in zip(kernel, lengths, strict=True)):
         return None
-    stays = zip(kernel, lengths, site.attribute("strides", (1,) * len(kernel)), strict=True)
-    if any(k == 1 and n > 1 and stride > 1 for k, n, stride in stays):
+    if any(k == 1 and n > 1 and stride > 1 for k, n, stride in zip(kernel, lengths, strides, strict=True)):
         return None
     return tuple(axis for axis, k in enumerate(kernel, start=1) if k > 1)
 
