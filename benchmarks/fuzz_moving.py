@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import broadcastable_shapes
 
-from .fuzz_families import Draw, Example, batches, data, ints, node, opsets, shapes, sides, signed
+from .fuzz_families import Draw, Example, data, ints, node, opsets, shapes, sides, signed
 
 
 @st.composite
@@ -210,7 +210,7 @@ def losses(draw: Draw) -> Example:
     """Loss nodes with weights and labels that do not count."""
     op = draw(st.sampled_from(("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")))
     n, classes, spatial = (
-        draw(batches),
+        draw(st.integers(1, 3)),
         draw(st.integers(2, 4)),
         draw(st.lists(st.integers(1, 3), max_size=2)),
     )
@@ -237,7 +237,7 @@ _RESULTS = ("o = Mul (t, e)", "o = Identity (s)", "o = MatMul (e, w)")
 def scans(draw: Draw) -> Example:
     """A Scan with another cell, axis and direction each time."""
     steps, axis_in, axis_out = draw(sides), draw(st.integers(0, 2)), draw(st.integers(-3, 2))
-    batch = draw(batches)
+    batch = draw(st.integers(1, 3))
     shape = [batch, 3]
     shape.insert(axis_in, steps)
     arrays = {"x": data(shape), "w": data([3, 3], 1), "s0": data([batch, 3], 2)}
@@ -260,7 +260,7 @@ def scans(draw: Draw) -> Example:
 @st.composite
 def loops(draw: Draw) -> Example:
     """A Loop whose iterations the data count, or whose condition ends it early."""
-    batch = draw(batches)
+    batch = draw(st.integers(1, 3))
     arrays = {
         "x": data([4, batch, 3]),
         "w": data([3, 3], 1),
@@ -278,7 +278,11 @@ def loops(draw: Draw) -> Example:
 @st.composite
 def branches(draw: Draw) -> Example:
     """An If."""
-    arrays = {"x": data([draw(batches), 3]), "w": data([3, 3], 1), "c": np.array(draw(st.booleans()))}
+    arrays = {
+        "x": data([draw(st.integers(1, 3)), 3]),
+        "w": data([3, 3], 1),
+        "c": np.array(draw(st.booleans())),
+    }
     bodies = ("MatMul (x, w)", "Tanh (x)", "Identity (x)", "Mul (x, x)")
     then, other = draw(st.sampled_from(bodies)), draw(st.sampled_from(bodies))
     text = f"y = If (c) <then_branch = a () => (p) {{ p = {then} }}, else_branch = b () => (q) {{ q = {other} }}>"
@@ -293,7 +297,7 @@ def recurrent(draw: Draw) -> Example:
     d, gates, batch = (
         1 + (direction == "bidirectional"),
         {"RNN": 1, "GRU": 3, "LSTM": 4}[op],
-        draw(batches),
+        draw(st.integers(1, 3)),
     )
     steps = draw(st.integers(1, 4))
     arrays = {"x": data([steps, batch, 2]), "w": data([d, gates * 2, 2], 1), "r": data([d, gates * 2, 2], 2)}

@@ -12,13 +12,17 @@ from .source import describe_node
 
 __all__ = ["guard_empty"]
 
-_NEVER_EMPTY = ("Einsum", "LpNormalization")
+_NEVER_EMPTY = (
+    *("Einsum", "Gemm", "LpNormalization", "MatMul"),
+    *("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin"),
+    *("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
+)
 """Ops that no operand without elements may reach."""
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Ops whose second operand must have elements; the first may be an empty batch."""
+_WEIGHTED = ("Conv", "ConvTranspose")
+"""Ops whose kernel must have elements; their batch may be empty."""
 
-_REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum")
+_REDUCTIONS = ("ReduceL1", "ReduceL2")
 """Ops that read beyond an empty tensor unless they are told the axes."""
 
 

@@ -24,17 +24,17 @@ def matmul(g: Adjoint) -> Gradients:
         dy = dy.unsqueeze(-1)
     if a.rank == 1:
         dy = dy.unsqueeze(-2)
-    da, db = dy @ _transposed(columns, max(b.rank, 2)), _transposed(rows, max(a.rank, 2)) @ dy
+    da = dy @ _transposed(columns, max(b.rank, 2))
+    # Of an empty batch a Gemm is an error at run time; a MatMul (onnxruntime 1.19) gives out what happens to be in memory.
+    plain = max(a.rank, b.rank) <= 2
+    db = g.builder.op("Gemm", rows, dy, transA=1) if plain else _transposed(rows, max(a.rank, 2)) @ dy
     da, db = (da.squeeze(-2) if a.rank == 1 else da), (db.squeeze(-1) if b.rank == 1 else db)
     batch = None if g.y.dims is None else g.y.dims[: len(g.y.dims) - (a.rank > 1) - (b.rank > 1)]
     return _sum_batch(da, a, batch, b), _sum_batch(db, b, batch, a)
 
 
 def gemm(g: Adjoint) -> Gradients:
-    """y = alpha op(a) op(b) + beta c, where op transposes if asked.
-
-    db is a MatMul of transposed matrices, which onnxruntime makes one node of: as quick as a Gemm, and with empty batches.
-    """
+    """y = alpha op(a) op(b) + beta c, where op transposes if asked."""
     a, b = g.input(0), g.input(1)
     alpha, beta = g.attribute("alpha", 1.0), g.attribute("beta", 1.0)
     a_transposed, b_transposed = g.attribute("transA", 0), g.attribute("transB", 0)
@@ -44,10 +44,9 @@ def gemm(g: Adjoint) -> Gradients:
     else:
         da = op("Gemm", g.dy, b, alpha=alpha, transB=1 - b_transposed)
     if b_transposed:
-        db = g.dy.transpose(1, 0) @ (a.transpose(1, 0) if a_transposed else a)
+        db = op("Gemm", g.dy, a, alpha=alpha, transA=1, transB=a_transposed)
     else:
-        db = (a if a_transposed else a.transpose(1, 0)) @ g.dy
-    db = db if alpha == 1.0 else db * alpha
+        db = op("Gemm", a, g.dy, alpha=alpha, transA=1 - a_transposed)
     c, dc = g.optional(2), g.dy if beta == 1.0 else g.dy * beta
     return da, db, None if c is None else sum_to(dc, c, g.y.dims, [None])
 
@@ -55,7 +54,7 @@ def gemm(g: Adjoint) -> Gradients:
 def _shared_weight_gradient(a: Tensor, b: Tensor, dy: Tensor) -> Tensor:
     """a' dy summed over all leading axes, as one product of two matrices."""
     rows, slopes = a.reshape(-1, b.length(0)), dy.reshape(-1, b.length(1))
-    return rows.transpose(1, 0) @ slopes
+    return b.builder.op("Gemm", rows, slopes, transA=1)
 
 
 def _transposed(x: Tensor, rank: int) -> Tensor:
