@@ -136,10 +136,11 @@ def _normalisation(prediction: Prediction) -> Remedy | None:
     if not places:
         return None
     convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
-    where = "in place of BatchNorm" if causes else "before every activation"
+    why = "; BatchNorm in a plain deep network makes gradients grow"
+    where = f"in place of BatchNorm (LayerNorm){why}" if causes else "before every activation (LayerNorm)"
     return _remedy(
         "normalisation",
-        f"normalise each example {where} (LayerNorm); BatchNorm in a plain deep network makes gradients grow",
+        f"normalise each example {where}",
         _Lines("torch.nn.GroupNorm(1, channels)", "keras.layers.GroupNormalization(groups=1)")
         if convolutions
         else _Lines("torch.nn.LayerNorm(features)", "keras.layers.LayerNormalization()"),
