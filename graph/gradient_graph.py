@@ -12,7 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from .builder import Builder, Tensor
 from .errors import InputError
 from .files import save_model
-from .gradients import TABLE, differentiate
+from .gradients import STATE, TABLE, differentiate
 from .losses import Loss, attach_loss, loss_named
 from .lowering import infer_shapes, lower
 from .model import TensorSpec, TrainableModel, spec_of
@@ -37,6 +37,8 @@ class GradientGraph:
         target: The target input; None where the loss takes none.
         gradients: Name of each parameter's gradient, a graph output.
         activation_gradients: Name of the gradient of each forward value between the parameters and the loss.
+        recurrent_gradients: Name of the gradient of each state that a Scan hands from iteration to iteration, by the name of
+            the state in the forward body; it is an output of the backward body.
         new_state: Name of each running statistic's new value, a graph output.
     """
 
@@ -48,6 +50,7 @@ class GradientGraph:
     target: TensorSpec | None
     gradients: Mapping[str, str]
     activation_gradients: Mapping[str, str] = field(repr=False)
+    recurrent_gradients: Mapping[str, str] = field(repr=False)
     new_state: Mapping[str, str]
 
     @classmethod
@@ -92,6 +95,7 @@ class GradientGraph:
             None if target is None else spec_of(target),
             {name: tensor.value.name or "" for name, tensor in parameters.items()},
             named,
+            _recurrent_gradients(graph),
             {name: tensor.value.name or "" for name, tensor in new_state.items()},
         )
 
@@ -114,12 +118,25 @@ def _name_gradients(builder: Builder, gradients: Mapping[ir.Value, Tensor]) -> d
     return names
 
 
+def _recurrent_gradients(graph: ir.Graph) -> dict[str, str]:
+    return {
+        value.metadata_props[STATE]: value.name or ""
+        for node in graph
+        if node.op_type == "Scan"
+        for value in node.attributes["body"].as_graph().outputs
+        if STATE in value.metadata_props
+    }
+
+
 def _parameter_gradient(
     builder: Builder, parameter: ir.Value, gradients: Mapping[ir.Value, Tensor]
 ) -> Tensor:
     """The gradient of a parameter; zeros where the loss does not depend on it."""
     if parameter in gradients:
-        return gradients[parameter]
+        gradient = gradients[parameter]
+        # Inference does not see through every loop, and a graph's output must tell its shape.
+        gradient.value.shape = gradient.value.shape or parameter.shape
+        return gradient
     with builder.scope(f"grad/{parameter.name}"):
         zeros = builder.tensor(parameter).zeros_like()
     zeros.value.name, zeros.value.shape = builder.unique_name(f"{parameter.name}_grad"), parameter.shape

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from .builder import Builder, Tensor, where
 from .errors import UnsupportedError
 from .recurrent_cell import GATES, Cell, hidden_size, of_direction, optional_input
-from .recurrent_edges import carried
+from .recurrent_edges import carried, received
 from .rewriting import replace_node
 from .source import describe_node
 
@@ -63,11 +63,11 @@ def _run(node: ir.Node, builder: Builder, xs: Tensor, direction: int) -> Results
     products = cell.products(xs.transpose(1, 0, 2) if _batch_first(node) else xs)
     lengths = optional_input(node, 4, builder)
     lengths = None if lengths is None else lengths.cast(ir.DataType.INT64)
+    layer = f"{node.name}/backwards" if direction else node.name or node.op_type
     if isinstance(steps, int) and steps <= LONGEST_UNROLLED:
         times = range(steps)[::-1] if backwards else range(steps)
-        layer = f"{node.name}/backwards" if direction else node.name or node.op_type
         return _unrolled(cell, products, state, lengths, times, layer)
-    return _scanned(cell, products, state, lengths, builder.arange(steps), backwards)
+    return _scanned(cell, products, state, lengths, builder.arange(steps), backwards, layer)
 
 
 def _initial_state(node: ir.Node, builder: Builder, xs: Tensor, direction: int) -> list[Tensor]:
@@ -115,11 +115,12 @@ def _scanned(
     lengths: Tensor | None,
     times: Tensor,
     backwards: bool,
+    layer: str,
 ) -> Results:
     builder = products.builder
     walked = [products] if lengths is None else [products, times]
     inner = builder.inside(ir.Graph([], [], nodes=[], name=builder.unique_name("cell")))
-    before = [inner.input("state", tensor.dtype) for tensor in state]
+    before = received(inner, layer, [tensor.dtype for tensor in state])
     x, *time = (inner.input("step", tensor.dtype) for tensor in walked)
     ends = None if lengths is None else inner.tensor(lengths.value)
     after, h = _step(cell.inside(inner), x, before, ends, time[0] if time else 0)

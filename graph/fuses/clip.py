@@ -59,7 +59,9 @@ def _number(clip: str, text: str) -> float:
 
 def _matching(patterns: Sequence[str], gradients: GradientGraph) -> list[str]:
     """Names of parameters and activations that match a pattern; each pattern matches one at least."""
-    names = dict.fromkeys([*gradients.gradients, *gradients.activation_gradients])
+    names = dict.fromkeys(
+        [*gradients.gradients, *gradients.activation_gradients, *gradients.recurrent_gradients]
+    )
     matched: dict[str, None] = {}
     for pattern in patterns:
         found = fnmatch.filter(names, pattern)

@@ -14,6 +14,7 @@ from ..errors import InputError, some
 from ..gradient_graph import GradientGraph
 from .functions import DOMAIN, Form, form_named, form_of, function
 from .fuse import Fuse
+from .loops import add_bits, body_of, remove_bits
 from .units import summed_axes
 
 __all__ = ["fuse_bits", "fuse_states", "insert_fuses", "list_fuses", "remove_fuses"]
@@ -40,6 +41,8 @@ def insert_fuses(gradients: GradientGraph, fuses: Iterable[Fuse]) -> GradientGra
             _insert(result, fuse, list(result.gradients.values()))
         elif fuse.target in names:
             _insert(result, fuse, [names[fuse.target]])
+        elif fuse.target in result.recurrent_gradients:
+            _insert_in_loop(result, fuse, result.recurrent_gradients[fuse.target])
         else:
             raise InputError(f"no gradient flows through {fuse.target!r}", expected=f"one of {some(names)}")
     result.onnx.graph.sort()
@@ -55,7 +58,7 @@ def remove_fuses(graph: Graph, pattern: str = "*") -> Graph:
     if isinstance(graph, GradientGraph):
         return replace(graph, onnx=remove_fuses(graph.onnx, pattern))
     result = graph.clone()
-    nodes = [node for node in result.graph if form_named(node)]
+    nodes = [node for node, _ in _fuse_nodes(result)]
     matching = [node for node in nodes if fnmatch.fnmatchcase(_target(node), pattern)]
     if nodes and not matching:
         raise InputError(
@@ -63,7 +66,7 @@ def remove_fuses(graph: Graph, pattern: str = "*") -> Graph:
         )
     for node in matching[::-1]:
         _remove(result.graph, node)
-    used = {node.op_identifier() for node in result.graph}
+    used = {node.op_identifier() for node, _ in _fuse_nodes(result)}
     for identifier in [key for key in result.functions if key[0] == DOMAIN and key not in used]:
         del result.functions[identifier]
     if len(matching) == len(nodes):
@@ -94,11 +97,13 @@ def fuse_states(model: ir.Model) -> dict[str, str]:
 
 def fuse_bits(model: ir.Model) -> dict[str, ir.Value]:
     """For each fuse, by the name of its node, the bool scalar that tells whether it changed the gradient."""
-    return {node.name or "": node.outputs[form.gradients(node)] for node, form in _fuse_nodes(model)}
+    by_name = {value.name: value for node in model.graph for value in node.outputs}
+    return {node.name or "": by_name[f"{node.name}/bit"] for node, _ in _fuse_nodes(model)}
 
 
 def _fuse_nodes(model: ir.Model) -> list[tuple[ir.Node, Form]]:
-    return [(node, form) for node in model.graph if (form := form_named(node)) is not None]
+    """Those in the bodies of loops included."""
+    return [(node, form) for node in model.graph.all_nodes() if (form := form_named(node)) is not None]
 
 
 def _target(node: ir.Node) -> str:
@@ -129,6 +134,25 @@ def _insert(gradients: GradientGraph, fuse: Fuse, names: Sequence[str]) -> None:
         new.name, new.type, new.shape = f"{fuse.name}/state_new", old.type, old.shape
         graph.outputs.append(new)
     graph.append(node)
+
+
+def _insert_in_loop(gradients: GradientGraph, fuse: Fuse, name: str) -> None:
+    if fuse.kind not in ("value", "norm"):
+        raise InputError(
+            f"a {fuse.kind} fuse on {fuse.target!r}, inside a loop",
+            expected="value or norm, which remember nothing",
+        )
+    found = body_of(gradients.onnx.graph, name)
+    assert found is not None
+    scan, before = found
+    body, node = scan.attributes["body"].as_graph(), _node(gradients, fuse, form_of(fuse), [before])
+    after, bit = node.outputs
+    before.name, after.name = f"{name}/before_{fuse.kind}", name
+    after.type, after.shape = before.type, before.shape
+    bit.name, bit.type, bit.shape = f"{fuse.name}/step", ir.TensorType(ir.DataType.BOOL), ir.Shape(())
+    _redirect_outputs(body, before, after)
+    body.append(node)
+    add_bits(gradients.onnx.graph, scan, bit, f"{fuse.name}/bit")
 
 
 def _node(gradients: GradientGraph, fuse: Fuse, form: Form, edges: Sequence[ir.Value]) -> ir.Node:
@@ -165,9 +189,10 @@ def _state_input(graph: ir.Graph, name: str, form: Form, dtype: ir.DataType) -> 
     return value
 
 
-def _remove(graph: ir.Graph, node: ir.Node) -> None:
-    form = form_named(node)
+def _remove(whole: ir.Graph, node: ir.Node) -> None:
+    form, graph = form_named(node), node.graph
     assert form is not None
+    assert isinstance(graph, ir.Graph)
     count = form.gradients(node)
     for before, after in zip(node.inputs[:count], node.outputs[:count], strict=True):
         if before is not None:
@@ -175,6 +200,8 @@ def _remove(graph: ir.Graph, node: ir.Node) -> None:
             _redirect_consumers(after, before)
             _redirect_outputs(graph, after, before)
             before.name = name
+    if graph is not whole:
+        remove_bits(whole, node.outputs[count])
     own = set(node.outputs[count:])
     graph.outputs[:] = [value for value in graph.outputs if value not in own]
     state = _input(node, -1) if form.state else None

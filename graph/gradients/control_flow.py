@@ -34,6 +34,9 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
+STATE = "gradfuse.state"
+"""Metadata key of a gradient that a loop hands from iteration to iteration: the name of the state in the forward body."""
+
 _CHANGED_BY_TRAINING = ("BatchNormalization", "Dropout")
 
 
@@ -81,6 +84,7 @@ class _Step:
         outer: The values from outside that need a gradient.
         scanned: Positions of the elements that need a gradient.
         carried: Positions of the states that need a gradient.
+        names: What the forward body calls the states.
     """
 
     builder: Builder
@@ -91,6 +95,7 @@ class _Step:
     outer: Sequence[Tensor]
     scanned: Sequence[int]
     carried: Sequence[int]
+    names: Sequence[str]
 
 
 def scan(g: Adjoint) -> Gradients:
@@ -100,7 +105,8 @@ def scan(g: Adjoint) -> Gradients:
     xs, dys = g.inputs[n : n + count], g.output_gradients[n:]
     builder = _run_again(g, body)
     inputs, outputs = builder.graph.inputs, builder.graph.outputs
-    step = _step(g, builder, (inputs[:n], outputs[:n], inputs[n:], outputs[n:]), g.inputs[:n], xs)
+    values = inputs[:n], outputs[:n], inputs[n:], outputs[n:]
+    step = _step(g, builder, values, g.inputs[:n], xs, _names(body.inputs[:n]))
     elements = _along(xs, g.attribute("scan_input_axes", ()), g.attribute("scan_input_directions", ()))
     results = _along(dys, g.attribute("scan_output_axes", ()), g.attribute("scan_output_directions", ()))
     tapes = [_Scanned(tape) for tape in _taped(g, body, body.inputs[:n])]
@@ -120,7 +126,8 @@ def loop(g: Adjoint) -> Gradients:
     builder = _run_again(g, body)
     number, going, *states = builder.graph.inputs
     _, *outputs = builder.graph.outputs
-    step = _step(g, builder, (states, outputs[:n], [number], outputs[n:]), initial, [None])
+    values = states, outputs[:n], [number], outputs[n:]
+    step = _step(g, builder, values, initial, [None], _names(body.inputs[2:]))
     _always(builder, going)
     number_tape, *tapes = (_Scanned(tape) for tape in _taped(g, body, [body.inputs[0], *body.inputs[2:]]))
     heads = _heads(g, step, initial)
@@ -195,6 +202,7 @@ def _step(
     values: tuple[Sequence[ir.Value], Sequence[ir.Value], Sequence[ir.Value], Sequence[ir.Value]],
     initial: Sequence[Tensor | None],
     xs: Sequence[Tensor | None],
+    names: Sequence[str],
 ) -> _Step:
     states, next_states, elements, results = values
 
@@ -210,7 +218,11 @@ def _step(
         more = {s for s, end in zip(states, next_states, strict=True) if end in depending} - known
         known, grows = known | more, bool(more)
     carried = [j for j, state in enumerate(states) if state in known]
-    return _Step(builder, states, next_states, elements, results, outer, scanned, carried)
+    return _Step(builder, states, next_states, elements, results, outer, scanned, carried, names)
+
+
+def _names(values: Iterable[ir.Value]) -> list[str]:
+    return [value.name or "" for value in values]
 
 
 def _taped(g: Adjoint, body: ir.Graph, values: Sequence[ir.Value]) -> list[Tensor]:
@@ -289,6 +301,9 @@ def _backward_body(g: Adjoint, step: _Step, results: Sequence[_Scanned | None]) 
     ]
     deltas = [[_gradient(builder, value, gradients) for value in values] for values in (states, xs)]
     _set_outputs(builder, [*deltas[0], *sums, *deltas[1]])
+    for j, output in zip(step.carried, graph.outputs, strict=False):
+        output.name = builder.unique_name(f"{step.names[j]}_grad")
+        output.metadata_props[STATE] = step.names[j]
     heads = [tensor.value for tensor in (*ends, *totals)]
     graph.inputs.clear()
     graph.inputs.extend([*heads, *step.states, *step.elements, *(dy.value for dy in dys if dy is not None)])
