@@ -14,7 +14,7 @@ import numpy as np
 from . import norm_spread
 from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
-from .state import Curve, GradientMoments, Moments
+from .state import COVARIANCE_LIMIT, Curve, GradientMoments, Moments
 from .token_curves import cross_moments, curvature_moments, function_tokens, slope_moments, slope_tokens
 from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows, from_rows
 
@@ -194,7 +194,8 @@ def _hessian(seed: Seed, tilt: Array, latent: Moments) -> Array | None:
     rho, std = correlation(latent), np.sqrt(latent.variance)
     curvature = _over(tilt, std)
     if gradient.hessian is None or rho is None:
-        return np.diag(curvature)
+        # Of more features, the tilt says the same of each.
+        return np.diag(curvature) if len(curvature) <= COVARIANCE_LIMIT else None
     own, xi = np.diag(gradient.hessian), broadcast_nodes(1)
     others = gradient.hessian - np.diag(own)
     curvature = curvature + _over(np.sum(others * curvature_covariance(slope, seed.end, rho), 1), std)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradfuse.analysis.moments import blocks
+from gradfuse.analysis.moments import Assumptions, blocks, curves, propagate
 from gradfuse.analysis.moments.blocks import gram, mean_square, product
 from gradfuse.analysis.moments.state import GradientByRows, ParameterGradient
+
+from .conftest import TextGraph
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -41,3 +43,16 @@ def test_a_gradient_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary.mean_square(3) == pytest.approx(np.mean(whole.variance / 3 + whole.mean**2))
     assert summary.largest == np.max(whole.second)
     np.testing.assert_array_equal(by_rows.transposed.scaled(2.0).whole().mean, 2 * whole.mean.T)
+
+
+def test_too_many_features_for_a_matrix_say_the_same_by_their_tilt(
+    text_graph: TextGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = text_graph("h = MatMul (x, w) a = Tanh (h) y = MatMul (a, v)", w=(16, 20), v=(20, 10))
+    found = []
+    for limit in (2048, 10):
+        monkeypatch.setattr(curves, "COVARIANCE_LIMIT", limit)
+        shared = propagate(graph, Assumptions(mean=0.5, budget=0.0)).shared
+        found.append({value.name: gradient.mean_square(32) for value, gradient in shared.items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0].keys() == {"w", "v"}

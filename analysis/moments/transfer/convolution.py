@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from ..blocks import blocks_of
 from ..quadrature import Array
 from ..site import Contribution, Site
-from ..state import GradientMoments, Moments, ParameterGradient
+from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient
 
 __all__ = [
     "Geometry",
@@ -189,37 +190,51 @@ def _summed_taps(cancelled: Array, weight: Array, groups: int) -> Array:
     return np.concatenate([part @ taps for part, taps in parts])
 
 
-def _weight_gradient(site: Site, dy: GradientMoments, weight: Array, geometry: Geometry) -> ParameterGradient:
+def _weight_gradient(
+    site: Site, dy: GradientMoments, weight: Array, geometry: Geometry
+) -> ParameterGradient | GradientByRows:
     x, y = site.x, site.y
     std = np.sqrt(y.variance)
     tilt = np.divide(dy.tilt, std, out=np.zeros_like(std), where=std > 0)
-    mean = geometry.correlate(dy.mean, x.mean) + weight * geometry.correlate(tilt, x.variance)
-    variance = geometry.correlate(dy.second, x.second) - geometry.correlate(dy.mean**2, x.mean**2)
     ratio = _correlated_positions(x, dy, geometry)
-    variance = np.maximum(variance, 0.0) * ratio.reshape(*ratio.shape, *[1] * len(geometry.kernel))
-    return ParameterGradient(mean, variance + _leaning(x, y, dy, weight))
+    leaning = _leaning(x, y, dy, weight)
+    ones = [1] * len(geometry.kernel)
+
+    def rows(part: slice) -> ParameterGradient:
+        mean = geometry.correlate(dy.mean[part], x.mean)
+        if np.any(tilt):
+            mean = mean + weight[part] * geometry.correlate(tilt[part], x.variance)
+        variance = geometry.correlate(dy.second[part], x.second)
+        variance = variance - geometry.correlate(dy.mean[part] ** 2, x.mean**2)
+        variance = np.maximum(variance, 0.0) * ratio[part].reshape(*ratio[part].shape, *ones)
+        squares = np.square(weight[part], dtype=np.float64)
+        return ParameterGradient(
+            mean, variance + squares * leaning[part].reshape(*leaning[part].shape, *ones)
+        )
+
+    # Outputs of several groups read different inputs, so that their rows do not go together.
+    return GradientByRows(weight.shape, rows) if geometry.groups == 1 else rows(slice(None))
 
 
 def _leaning(x: Moments, y: Moments, dy: GradientMoments, weight: Array) -> Array:
-    """What the formula leaves out where an activation makes dy lean on y, and so on x.
+    """What the formula leaves out where an activation makes dy lean on y, and so on x; over W^2, `[O, C / groups]`.
 
     With xi the standardised y and c_k = Cov(x(p + k), xi(p)) = W(k) E v / sqrt(E Var y), the sum of dy(p) x(p + k) has the part
     c_k sum_p dy xi, whose variance is known (`tilted_total`); as if independent of y, dy gave it n sum_lag E[dy dy'] rho_y.
     """
+    outputs, own = weight.shape[:2]
     if dy.tilted_total is None:
-        return np.zeros(weight.shape)
-    positions, column = tuple(range(1, x.mean.ndim)), (-1, *[1] * (weight.ndim - 1))
+        return np.zeros((outputs, own))
+    positions = tuple(range(1, x.mean.ndim))
     rho = _normalised(y.known_covariance, np.ones(y.mean.shape))
     raw = dy.known_covariance + np.mean(dy.mean**2, positions, keepdims=True)
     counted = dy.mean[0].size * np.sum(raw * rho, positions) - np.sum(dy.tilt, positions) ** 2
     more = np.maximum(dy.tilted_total - np.maximum(counted, 0.0), 0.0)
     variance = np.maximum(y.variance.mean(positions), np.finfo(float).tiny)
     inputs = x.variance.mean(positions)
-    outputs, own = weight.shape[:2]
     groups = len(inputs) // own
     fed = np.repeat(inputs.reshape(groups, own), outputs // groups, 0)
-    c = weight * fed.reshape(outputs, own, *[1] * (weight.ndim - 2))
-    return np.asarray(c**2 * (more / variance).reshape(column))
+    return np.asarray(fed**2 * (more / variance).reshape(-1, 1))
 
 
 def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -> Array:
@@ -252,15 +267,24 @@ def _transposed(weight: Array, groups: int) -> Array:
 
 def through_taps(covariance: Array, weight: Array, geometry: Geometry) -> Array:
     """Autocovariance after a convolution of stride 1, on the torus of the input's positions."""
+    groups = zip(np.split(weight, geometry.groups), np.split(covariance, geometry.groups), strict=True)
+    return np.concatenate([_through_taps(k, w, geometry.dilations) for w, k in groups])
+
+
+def _through_taps(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
+    """Of one group. A single tap moves nothing; others multiply the spectrum, a block of outputs at a time."""
     lengths = covariance.shape[1:]
+    if set(weight.shape[2:]) == {1}:
+        return np.tensordot(weight.reshape(weight.shape[:2]) ** 2, covariance, 1)
     axes = tuple(range(-len(lengths), 0))
     spectrum = np.fft.rfftn(covariance, axes=axes)
-    response = np.abs(np.fft.rfftn(_on_torus(weight, geometry.dilations, lengths), axes=axes)) ** 2
-    parts = [
-        np.einsum("oi...,i...->o...", w, s)
-        for w, s in zip(np.split(response, geometry.groups), np.split(spectrum, geometry.groups), strict=True)
-    ]
-    return np.fft.irfftn(np.concatenate(parts), s=lengths, axes=axes)
+    size = len(weight) * covariance.size
+    parts = []
+    for outputs in blocks_of(len(weight), size):
+        laid = _on_torus(weight[outputs], dilations, lengths)
+        response = np.abs(np.fft.rfftn(laid, axes=axes)) ** 2
+        parts.append(np.fft.irfftn(np.einsum("oi...,i...->o...", response, spectrum), s=lengths, axes=axes))
+    return np.concatenate(parts)
 
 
 def _on_torus(weight: Array, dilations: Sequence[int], lengths: Sequence[int]) -> Array:

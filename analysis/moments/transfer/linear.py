@@ -108,16 +108,18 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     x = site.x
     if dy.mean.ndim > 1:
         return weight_gradient(x, dy, weight)
+    deviation = np.sqrt(site.y.variance)
+    curvature = np.divide(dy.tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
 
     def rows(part: slice) -> ParameterGradient:
         mean = np.outer(x.mean[part], dy.mean)
-        if dy.hessian is not None:
-            spread = (
-                x.variance[part, None] * weight[part] if x.covariance is None else x.covariance[part] @ weight
-            )
-            mean = mean + spread @ dy.hessian.T
-        return ParameterGradient(
-            mean, np.outer(x.variance[part], dy.second) + np.outer(x.mean[part] ** 2, dy.total)
+        variance = np.outer(x.variance[part], dy.second) + np.outer(x.mean[part] ** 2, dy.total)
+        if dy.hessian is None:
+            # Its diagonal alone, as it is where there are too many features for a matrix.
+            return ParameterGradient(mean + weight[part] * np.outer(x.variance[part], curvature), variance)
+        spread = (
+            x.variance[part, None] * weight[part] if x.covariance is None else x.covariance[part] @ weight
         )
+        return ParameterGradient(mean + spread @ dy.hessian.T, variance)
 
     return GradientByRows(weight.shape, rows)
