@@ -16,7 +16,7 @@ from ..curves import Seed, curve_moments, through
 from ..elementwise_op import evaluate_node, partial_derivatives
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site
-from ..state import Curve, GradientMoments, Moments, ParameterGradient
+from ..state import Curve, GradientMoments, Moments, ParameterGradient, lag0
 from ..tokens import as_rows, of_hadamard, of_sum, sum_variance
 
 __all__ = [
@@ -124,7 +124,8 @@ def independent_forward(site: Site) -> list[Moments]:
         mean, second = a.mean * b.mean, a.second * b.second
         variance = np.maximum(second - mean**2, 0.0)
         tokens = of_hadamard([(o.tokens, o.mean, o.variance) for o in (a, b)], variance)
-        return [Moments(mean, variance, tokens=tokens)]
+        covariance = None if tokens is not None else _product_covariance(a, b, variance)
+        return [Moments(mean, variance, covariance, tokens=tokens)]
     signs = [1.0, -1.0] if site.node.op_type == "Sub" else [1.0] * len(operands)
     mean, variance = np.zeros(shape), np.zeros(shape)
     for sign, operand in zip(signs, operands, strict=True):
@@ -139,6 +140,21 @@ def independent_forward(site: Site) -> list[Moments]:
         return [_with_norm(Moments(mean, variance), operands)]
     covariances = [operand.known_covariance for operand in operands]
     return [_with_norm(Moments(mean, variance, sum(covariances[1:], covariances[0])), operands)]
+
+
+def _product_covariance(a: Moments | GradientMoments, b: Moments, variance: Array) -> Array | None:
+    """Autocovariance of a product of independent tensors with positions: (K_a + a a)(K_b + b b) - a a b b, a a a mean square.
+
+    What is broadcast along positions, as a gate of whole channels, is the same at all of them.
+    """
+    if variance.ndim < 2 or any(x.mean.ndim != variance.ndim or len(x.mean) != len(variance) for x in (a, b)):
+        return None
+    axes = tuple(range(1, variance.ndim))
+    squares = [np.mean(x.mean**2, axes, keepdims=True) for x in (a, b)]
+    raw = [x.known_covariance + square for x, square in zip((a, b), squares, strict=True)]
+    covariance = np.array(np.broadcast_to(raw[0] * raw[1] - squares[0] * squares[1], variance.shape))
+    covariance[lag0(variance.ndim)] = variance.mean(axes)
+    return covariance
 
 
 def _with_norm(total: Moments, operands: Sequence[Moments]) -> Moments:
@@ -159,7 +175,12 @@ def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]
             mean, second = dy.mean * other.mean, dy.second * other.second
             variance = np.maximum(second - mean**2, 0.0)
             parts = [(o.tokens, o.mean, o.variance) for o in (dy, other)]
-            back = GradientMoments.of(mean, variance, tokens=of_hadamard(parts, variance))
+            tokens = of_hadamard(parts, variance)
+            covariance = None if tokens is not None else _product_covariance(dy, other, variance)
+            back = GradientMoments.of(mean, variance, covariance, tokens=tokens)
+            if covariance is not None:
+                positions = tuple(range(1, other.mean.ndim))
+                back = replace(back, cancelled=dy.cancelled * other.mean.mean(positions) ** 2)
         else:
             back = _branch(dy, site, index)
         if isinstance(operand, Moments):

@@ -33,6 +33,8 @@ __all__ = [
     "batch_norm_forward",
     "dropout_backward",
     "dropout_forward",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "layer_norm_backward",
     "layer_norm_forward",
     "mask_backward",
@@ -101,6 +103,45 @@ def _projected(
     return GradientMoments(
         back.mean, back.variance, back.covariance, cancelled, back.tilt, hessian=back.hessian
     )
+
+
+def instance_norm_forward(site: Site) -> Sequence[Moments]:
+    """Each channel of an example to mean beta and standard deviation gamma, over its positions."""
+    centred, std = _instance_statistics(site)
+    if site.x.covariance is None:
+        site.notes.append("the elements it normalises together are taken as uncorrelated")
+    slope = _column(site.array(1), centred) / std
+    mean = centred.mean * slope + _column(site.array(2), centred)
+    return [Moments(mean, centred.variance * slope**2, _scaled(centred.covariance, slope))]
+
+
+def instance_norm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """As of a batch of one example."""
+    dy = gradients[0]
+    assert dy is not None
+    centred, std = _instance_statistics(site)
+    slope = _column(site.array(1), centred) / std
+    xhat_mean, xhat_std = centred.mean / std, np.sqrt(centred.variance) / std
+    positions = tuple(range(1, centred.mean.ndim))
+    tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
+    tilted_total = _tilted_total(dy, centred)
+    dgamma = ParameterGradient(tilt.sum(positions), tilted_total)
+    dbeta = ParameterGradient(dy.mean.sum(positions), dy.total)
+    alone = replace(site, operands=(centred, *site.operands[1:]), batch_size=1)
+    return _projected(alone, dy, slope, tilt, tilted_total, (xhat_mean, xhat_std)), dgamma, dbeta
+
+
+def _instance_statistics(site: Site) -> tuple[Moments, Array]:
+    """The input less its mean over the positions, and the root of its mean square there."""
+    x = site.x
+    positions = tuple(range(1, x.mean.ndim))
+    if not positions:
+        raise UnknownTransferError("its input has no positions")
+    common = x.known_covariance.mean(positions, keepdims=True)
+    mean = x.mean - x.mean.mean(positions, keepdims=True)
+    variance = np.maximum(x.variance - common, 0.0)
+    square = (variance + mean**2).mean(positions, keepdims=True) + site.attribute("epsilon", 1e-5)
+    return Moments(mean, variance, x.known_covariance - common), np.sqrt(square)
 
 
 def _small_batch(samples: int) -> float:

@@ -358,5 +358,5 @@ def _spread_over_windows(
     between = dy.known_covariance.copy()
     between[lag0(x.mean.ndim)] = -np.mean(dy.mean**2, tuple(range(1, dy.mean.ndim)))
     ones = np.ones((x.shape[0], 1, *kernel))
-    apart = spread(between, geometry.strides, x.shape[1:]) * (x.mean[0].size / dy.mean[0].size)
-    return through_taps(apart, ones, _depthwise(geometry, x)) / np.prod(kernel)
+    apart = spread(between, geometry.strides, x.shape[1:])
+    return through_taps(apart, ones, _depthwise(geometry, x))

@@ -52,6 +52,9 @@ TABLE: Mapping[str, Transfer] = {
     **dict.fromkeys(RECURRENT, Transfer(recurrent.forward, recurrent.backward)),
     # normalisation
     "BatchNormalization": Transfer(normalization.batch_norm_forward, normalization.batch_norm_backward),
+    "InstanceNormalization": Transfer(
+        normalization.instance_norm_forward, normalization.instance_norm_backward
+    ),
     "LayerNormalization": Transfer(normalization.layer_norm_forward, normalization.layer_norm_backward),
     "Dropout": Transfer(normalization.dropout_forward, normalization.dropout_backward),
     "Where": Transfer(normalization.mask_forward, normalization.mask_backward),
