@@ -9,6 +9,7 @@ BENCHMARKS = {
     "step": "time of a training step, against PyTorch, Keras and onnxruntime's own training API",
     "kernels": "gradients of single ops, each written in several ways",
     "analysis": "predicted against measured gradients, and the time of a report",
+    "cost": "time and memory of a report, for models of 1 to 1,000 million parameters",
     "verdict": "how often the verdict of a report is right, statically and with the probe",
     "remedies": "whether the first remedy of a report helps",
     "fuses": "what the fuse plan does for trainings, and what fuses cost",

@@ -60,14 +60,14 @@ class ResNet50(nn.Sequential):
 
 
 _BLOCK = """
-{i}n1, _, _ = LayerNormalization ({x}, {i}g1, {i}b1)
+{i}n1 = LayerNormalization ({x}, {i}g1, {i}b1)
 {i}q0 = MatMul ({i}n1, {i}query)  {i}q1 = Reshape ({i}q0, split)  {i}q = Transpose <perm = [0, 2, 1, 3]> ({i}q1)
 {i}k0 = MatMul ({i}n1, {i}key)  {i}k1 = Reshape ({i}k0, split)  {i}k = Transpose <perm = [0, 2, 3, 1]> ({i}k1)
 {i}v0 = MatMul ({i}n1, {i}value)  {i}v1 = Reshape ({i}v0, split)  {i}v = Transpose <perm = [0, 2, 1, 3]> ({i}v1)
 {i}s0 = MatMul ({i}q, {i}k)  {i}s1 = Mul ({i}s0, scale)  {i}s = Softmax <axis = -1> ({i}s1)
 {i}a0 = MatMul ({i}s, {i}v)  {i}a1 = Transpose <perm = [0, 2, 1, 3]> ({i}a0)  {i}a2 = Reshape ({i}a1, merge)
 {i}a = MatMul ({i}a2, {i}out)  {i}m = Add ({x}, {i}a)
-{i}n2, _, _ = LayerNormalization ({i}m, {i}g2, {i}b2)
+{i}n2 = LayerNormalization ({i}m, {i}g2, {i}b2)
 {i}u = MatMul ({i}n2, {i}up)  {i}h = Gelu ({i}u)  {i}d = MatMul ({i}h, {i}down)  {i}x = Add ({i}m, {i}d)
 """
 
