@@ -10,13 +10,14 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google.protobuf.message
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-__all__ = ["LARGE", "is_large", "is_mapped", "map_tensors", "parse_model", "release"]
+__all__ = ["LARGE", "is_large", "is_mapped", "map_tensors", "parse_model", "release", "writable"]
 
 LARGE = 1 << 18
 """Elements from which a weight is mapped instead of read, and handed to onnxruntime as an input instead of copied."""
@@ -117,18 +118,25 @@ def _varint(content: mmap.mmap, place: int, stop: int) -> tuple[int, int]:
     raise google.protobuf.message.DecodeError("truncated number")
 
 
+class _Mapping(mmap.mmap):
+    """A mapping that knows its file."""
+
+    path: str
+
+
 def map_tensors(model: ir.Model) -> None:
     """Make views of one mapping for each file of what external tensors the main graph's initializers are."""
-    mappings: dict[str, mmap.mmap] = {}
+    mappings: dict[str, _Mapping] = {}
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = _mapped(value.const_value, mappings)
 
 
-def _mapped(tensor: ir.ExternalTensor, mappings: dict[str, mmap.mmap]) -> ir.TensorProtocol:
+def _mapped(tensor: ir.ExternalTensor, mappings: dict[str, _Mapping]) -> ir.TensorProtocol:
     if tensor.path not in mappings:
         with Path(tensor.path).open("rb") as file:
-            mappings[tensor.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mappings[tensor.path] = _Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mappings[tensor.path].path = tensor.path
     dtype = tensor.dtype.numpy().newbyteorder("<")
     array = np.frombuffer(mappings[tensor.path], dtype, tensor.size, tensor.offset or 0)
     return ir.Tensor(array.reshape(tensor.shape.numpy()), dtype=tensor.dtype, name=tensor.name)
@@ -152,3 +160,12 @@ def _mapping(array: object) -> mmap.mmap | None:
         array = array.base
     owner = array.obj if isinstance(array, memoryview) else array
     return owner if isinstance(owner, mmap.mmap) else None
+
+
+def writable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same numbers in memory of their own; of a mapped file the system copies only what is written, when it is."""
+    mapping = _mapping(array)
+    if not isinstance(mapping, _Mapping):
+        return np.array(array, order="C")
+    offset = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    return np.memmap(mapping.path, array.dtype, "c", offset, array.shape)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..graph.errors import InputError
+from ..graph.mapping import writable
 from .optimizers import Array
 from .providers import onnxruntime_for, open_session
 from .step_graph import EvaluationGraph, StepGraph
@@ -84,7 +85,9 @@ class TrainingSession:
                     f"the state lacks {name!r}, or has it in another form",
                     expected=f"{initial.dtype}{list(initial.shape)}",
                 )
-        arrays = [{name: np.array(state[name], order="C") for name in self._step.next} for _ in range(2)]
+        first = {name: writable(state[name]) for name in self._step.next}
+        # The other buffer is written before it is read: its memory is not touched until the first step.
+        arrays = [first, {name: np.empty_like(array) for name, array in first.items()}]
         self._buffers = [
             {
                 name: self._onnxruntime.OrtValue.ortvalue_from_numpy(array, self._device)

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from ..graph.errors import InputError
 from ..graph.gradient_graph import GradientGraph
 from ..graph.losses import loss_named
+from ..graph.mapping import release
 from ..graph.model import TrainableModel
 from ..graph.rewriting import without_weights
 from .data import batches, consecutive, fit_data, fixed_batch, split, whole_batches
@@ -407,6 +408,7 @@ def _sha256(*parts: bytes | Array) -> str:
     for part in parts:
         digest.update(part if isinstance(part, bytes) else f"{part.dtype}{part.shape}".encode())
         digest.update(b"" if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+        release(part)
     return digest.hexdigest()
 
 
