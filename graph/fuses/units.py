@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -17,31 +18,53 @@ _MOVING = ("Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", 
 
 
 def summed_axes(model: TrainableModel, name: str) -> list[int]:
-    """The axes of a parameter that belong to one output unit: all but the units' own; all of a vector."""
-    unit = _unit_axis(model, name)
-    return [axis for axis in range(len(model.onnx.graph.initializers[name].shape or ())) if axis != unit]
+    """The axes of a parameter that belong to one output unit: all but the units' own; all of a vector.
+
+    Units are numbered by more than one axis where a layer merges them: those of an attention's query by head and depth.
+    """
+    units = _unit_axes(model, name)
+    return [axis for axis in range(len(model.onnx.graph.initializers[name].shape or ())) if axis not in units]
 
 
-def _unit_axis(model: TrainableModel, name: str) -> int | None:
-    """The axis of a parameter along which its output units lie; None where it has one axis at most.
+def _unit_axes(model: TrainableModel, name: str) -> tuple[int, ...]:
+    """The axes of a parameter along which its output units lie; none where it has one axis at most.
 
-    It is read from the op that uses the parameter, through transposes; where that op does not tell, it is the framework's
-    convention: the last axis in Keras, the first elsewhere.
+    They are read from the op that uses the parameter, through transposes and through reshapes that merge axes; where that op
+    does not tell, they are the framework's convention: the last axis in Keras, the first elsewhere.
     """
     value = model.onnx.graph.initializers[name]
-    rank = len(value.shape or ())
-    if sum(length != 1 for length in value.shape or ()) <= 1:
-        return None
-    axes, found = list(range(rank)), value
-    while (node := _only_user(found)) is not None and node.op_type in ("Transpose", "Identity"):
-        if node.op_type == "Transpose":
-            perm = node.attributes.get_ints("perm", tuple(range(rank))[::-1])
-            axes = [axes[position] for position in perm]
+    shape = [length for length in value.shape or () if isinstance(length, int)]
+    if sum(length != 1 for length in shape) <= 1:
+        return ()
+    axes: list[tuple[int, ...]] | None = [(axis,) for axis in range(len(shape))]
+    found = value
+    while (node := _only_user(found)) is not None and node.op_type in ("Transpose", "Identity", "Reshape"):
+        axes = _moved(axes, shape, node)
         found = node.outputs[0]
     position = None if node is None else _unit_position(node, found)
-    if position is not None:
+    if position is not None and axes is not None:
         return axes[position]
-    return rank - 1 if model.framework == "keras" else 0
+    return (len(shape) - 1,) if model.framework == "keras" else (0,)
+
+
+def _moved(
+    axes: list[tuple[int, ...]] | None, shape: list[int], node: ir.Node
+) -> list[tuple[int, ...]] | None:
+    """Which axes of the parameter each axis of the node's output holds; None where one of them is cut."""
+    if axes is None or node.op_type == "Identity":
+        return axes
+    if node.op_type == "Transpose":
+        return [
+            axes[position] for position in node.attributes.get_ints("perm", tuple(range(len(axes)))[::-1])
+        ]
+    merged, waiting = list[tuple[int, ...]](), list(axes)
+    for length in node.outputs[0].shape or ():
+        group: tuple[int, ...] = ()
+        while waiting and math.prod(shape[axis] for axis in group) != length:
+            group += waiting.pop(0)
+        merged.append(group)
+    lengths = [math.prod(shape[axis] for axis in group) for group in merged]
+    return merged if not waiting and lengths == list(node.outputs[0].shape or ()) else None
 
 
 def _only_user(value: ir.Value) -> ir.Node | None:

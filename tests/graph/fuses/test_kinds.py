@@ -12,6 +12,8 @@ import pytest
 
 from gradfuse.graph import ALL_PARAMETERS, Fuse, GradientGraph, TrainableModel, evaluate, insert_fuses
 from gradfuse.graph.fuses import fuse_bits, fuse_states
+from gradfuse.graph.fuses.units import summed_axes
+from gradfuse.graph.lowering import infer_shapes
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
@@ -74,6 +76,26 @@ def test_adaptive_is_the_formula_of_the_paper(build: Build, network: str, clippi
         gradient, weight = before[graph.gradients[name]], arrays[name]
         expected = adaptive(gradient.transpose(perm), weight.transpose(perm), clipping)
         np.testing.assert_allclose(after[graph.gradients[name]].transpose(perm), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "merged", "summed"),
+    [((3, 2, 4), (3, 8), [0]), ((2, 4, 3), (8, 3), [0, 1]), ((6, 2, 2), (3, 8), [1, 2])],
+    ids=["attention's query", "attention's output", "cut"],
+)
+def test_adaptive_knows_units_that_a_layer_merges(
+    build: Build, shape: tuple[int, ...], merged: tuple[int, ...], summed: list[int]
+) -> None:
+    """An axis that is cut tells nothing: the units are then the framework's, the first axis."""
+    model = build(
+        "k = Reshape (w, s) y = MatMul (x, k)",
+        {"w": np.ones(shape, np.float32)},
+        inputs=f"float[batch, {merged[0]}] x",
+        outputs=f"float[batch, {merged[1]}] y",
+        state={"s": np.array(merged)},
+    )
+    infer_shapes(model.onnx)
+    assert summed_axes(model, "w") == summed
 
 
 def steps(graph: GradientGraph, scales: Sequence[float]) -> Iterator[tuple[Array, bool]]:
