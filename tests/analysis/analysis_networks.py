@@ -1,16 +1,36 @@
 """Networks for the tests of the prediction, and what autograd measures on them."""
 
+import io
+import warnings
 from collections.abc import Sequence
 
+import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from gradfuse.converters import convert
-from gradfuse.graph import GradientGraph
+from gradfuse.graph import GradientGraph, TrainableModel
+from gradfuse.graph.lowering import infer_shapes
 
 
 def gradient_graph(module: nn.Module, shape: Sequence[int], loss: str = "cross-entropy") -> GradientGraph:
-    return GradientGraph.of(convert(module, example_input=tuple(shape), verify=False).model, loss)
+    """By PyTorch's old exporter, which takes a thirtieth of the time that `convert` takes, for the same predictions."""
+    if any(
+        isinstance(part, nn.Dropout) for part in module.modules()
+    ):  # of which that exporter leaves nothing
+        return GradientGraph.of(convert(module, example_input=tuple(shape), verify=False).model, loss)
+    file, batch = io.BytesIO(), {0: "batch"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module, (torch.zeros(2, *shape),), file, input_names=["x"], output_names=["y"],
+            dynamic_axes={"x": batch, "y": batch}, opset_version=18, dynamo=False, do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )  # fmt: skip
+    model = ir.from_proto(onnx.load_model_from_string(file.getvalue()))
+    infer_shapes(model)
+    return GradientGraph.of(TrainableModel(model, tuple(name for name, _ in module.named_parameters())), loss)
 
 
 def mlp(
