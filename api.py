@@ -184,7 +184,8 @@ def analyse(
         budget=budget,
         data=arrays,
     )
-    measured = analysis.probe(gradients, assumptions, data=arrays) if probe else None
+    limit = analysis.thresholds_with(thresholds)["GF101.norm"]
+    measured = analysis.probe(gradients, assumptions, data=arrays, limit=limit) if probe else None
     setup = analysis.TrainingSetup(lr, momentum, precision)
     return analysis.analyse(gradients, assumptions, measurement=measured, thresholds=thresholds, setup=setup)
 

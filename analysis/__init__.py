@@ -8,7 +8,7 @@ from .probe import Measurement, probe
 from .report import RiskReport
 from .rules import RULES, explain
 from .sample import Numbers, assume
-from .thresholds import THRESHOLDS
+from .thresholds import THRESHOLDS, thresholds_with
 
 __all__ = [
     "RULES",
@@ -25,4 +25,5 @@ __all__ = [
     "assume",
     "explain",
     "probe",
+    "thresholds_with",
 ]

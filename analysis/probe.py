@@ -23,17 +23,18 @@ from .moments import Assumptions
 from .moments.quadrature import Array
 from .moments.site import batch_axis, example_shape
 from .sample import check_lengths, describe_inputs
+from .thresholds import THRESHOLDS
 
 __all__ = ["BATCHES", "Measurement", "probe"]
 
-BATCHES, MOST = 4, 16
-"""Batches that a probe runs, and those that it runs at most."""
-
-_ERROR = 0.15
-"""Standard error of the mean square of the global norm, relative to it, above which BATCHES more are run.
+BATCHES, MORE, MOST = 4, 16, 64
+"""Batches that a probe runs; up to how many while the norm is uncertain, and while that leaves open whether it is in bounds.
 
 Gradients that explode have heavy tails: a few batches may miss their mean.
 """
+
+_ERROR = 0.15
+"""Standard error of the mean square of the global norm, relative to it, above which it counts as uncertain."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def probe(
     *,
     data: Sequence[Array] | None = None,
     seed: int = 0,
+    limit: float = THRESHOLDS["GF101.norm"],
 ) -> Measurement:
-    """Run batches of the assumed size: BATCHES, and more where the gradient differs much between them.
+    """Run batches of the assumed size: BATCHES, and more while the global norm is uncertain.
 
     Args:
         gradients: The model's gradient graph.
@@ -76,6 +78,7 @@ def probe(
         data: An array for each input of the model, then the target, examples along the first axis; batches are drawn from
             them. None draws normal inputs, and targets as the prediction takes them.
         seed: Decides what is drawn.
+        limit: The global norm that the verdict turns on.
 
     Raises:
         InputError: A shape is not known well enough to draw inputs or targets.
@@ -84,7 +87,7 @@ def probe(
     batches, outputs = _batches(gradients, assumptions, data, seed), list[Mapping[str, Array]]()
     with np.errstate(all="ignore"):
         run = evaluator(model)
-        while len(outputs) < BATCHES or (len(outputs) < MOST and _differ(gradients, names, outputs)):
+        while len(outputs) < BATCHES or _is_open(_squares(gradients, names, outputs), limit):
             outputs += [run(batch) for batch in islice(batches, BATCHES)]
     roots = {key: _root([float(output[name]) for output in outputs]) for key, name in names.items()}
     inputs = describe_inputs(assumptions) if data is None else "the data"
@@ -104,18 +107,25 @@ def _batches(
             yield _taken(gradients, data, assumptions, rng)
 
 
-def _differ(
+def _is_open(squares: Sequence[float], limit: float) -> bool:
+    """Whether more batches are worth while, given the squares of the global norm."""
+    count, mean = len(squares), float(np.mean(squares))
+    error = float(np.std(squares, ddof=1)) / math.sqrt(count)
+    near = count < MOST and abs(mean - limit**2) < 2 * error
+    return near or (count < MORE and error > _ERROR * mean)
+
+
+def _squares(
     gradients: GradientGraph, names: Mapping[tuple[str, str], str], outputs: Sequence[Mapping[str, Array]]
-) -> bool:
-    """Whether the mean of the squares of the global norm is still uncertain."""
+) -> list[float]:
+    """The square of the global norm of each batch."""
     sizes = gradients.source.sizes
     sized = [
         (tensor, sizes[name])
         for (kind, name), tensor in names.items()
         if kind == "gradient" and name in sizes
     ]
-    squares = [sum(size * float(output[tensor]) for tensor, size in sized) for output in outputs]
-    return bool(np.std(squares, ddof=1) > _ERROR * math.sqrt(len(squares)) * np.mean(squares))
+    return [sum(size * float(output[tensor]) for tensor, size in sized) for output in outputs]
 
 
 def _measuring(gradients: GradientGraph) -> tuple[ir.Model, dict[tuple[str, str], str]]:

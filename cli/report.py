@@ -17,7 +17,9 @@ def report(
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 32,
     probe: Annotated[
         bool,
-        typer.Option("--probe", help="Also run 4 to 16 batches and let what is measured decide the verdict."),
+        typer.Option(
+            "--probe", help="Also run 4 batches or more and let what is measured decide the verdict."
+        ),
     ] = False,
     data: Annotated[
         str | None,
