@@ -113,6 +113,7 @@ def _model_facts(gradients: GradientGraph) -> dict[str, Any]:
         "path": model.source,
         "framework": model.framework,
         "sha256": _sha256(model.onnx),
+        "parity": model.parity or "not compared with its source",
         "opset": model.onnx.opset_imports.get("", 0),
         "parameters": sum(model.sizes.values()),
         "parameter_tensors": len(model.parameters),

@@ -1,9 +1,8 @@
 """How long a conversion takes, beside the framework's own exporter.
 
 `exporter` is what a user would call without gradfuse: `torch.onnx.export`, and `model.export(format="onnx")` of Keras.
-`convert` is gradfuse's conversion without its check, `check` the comparison with the framework. CPU seconds, which other
-work on the machine does not change: the median over turns in which the three take their places one after the other. The
-ratio is convert to exporter.
+`convert` is gradfuse's conversion without its check, `check` the comparison with the framework. CPU seconds, of which other
+work on the machine changes little: the median over turns, each side in a process of its own. The ratio is convert to exporter.
 """
 
 from __future__ import annotations
@@ -12,23 +11,23 @@ import argparse
 import contextlib
 import importlib
 import io
-import logging
-import os
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-NETWORKS = {
-    "pytorch": ("mlp", "cnn", "deep_mlp", "pre_ln", "resnet"),
-    "keras": ("mlp", "cnn", "deep_mlp", "pre_ln"),
-}
-"""Modules of `gradfuse.models`, by framework."""
+FRAMEWORKS = ("pytorch", "keras")
+NETWORKS = ("mlp", "cnn", "deep_mlp", "pre_ln", "resnet")
+"""Modules of `gradfuse.models`, each with a model of both frameworks."""
 
 LIMIT = 1.5
 
@@ -38,39 +37,50 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks conversion", description=__doc__.splitlines()[0]
     )
+    parser.add_argument("names", nargs="*", help="any of the networks, as keras.cnn; by default all")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--side", choices=("exporter", "gradfuse"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    names = options.names or [f"{framework}.{name}" for framework in FRAMEWORKS for name in NETWORKS]
+    if options.side:
+        framework, _, network = names[0].partition(".")
+        print(json.dumps(_measure(options.side, framework, network, options.turns)))
+        return 0
     worst = 0.0
     print(f"{'':24} exporter  convert    check   ratio")
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    for framework, networks in NETWORKS.items():
-        for name in networks:
-            build = getattr(importlib.import_module(f"gradfuse.models.{name}"), framework)
-            exporter, convert, check = _measure(framework, build(), options.turns)
-            worst = max(worst, convert / exporter)
-            print(
-                f"{framework:8} {name:15} {exporter:8.2f} {convert:8.2f} {check:8.2f} {convert / exporter:7.2f}",
-                flush=True,
-            )
+    for name in names:
+        (exporter,) = _in_a_process("exporter", name, options.turns)
+        convert, check = _in_a_process("gradfuse", name, options.turns)
+        worst = max(worst, convert / exporter)
+        print(f"{name:24} {exporter:8.2f} {convert:8.2f} {check:8.2f} {convert / exporter:7.2f}", flush=True)
     print(f"worst ratio {worst:.2f}, at most {LIMIT}")
     return int(worst > LIMIT)
 
 
-def _measure(framework: str, model: Any, turns: int) -> tuple[float, float, float]:
-    """Median seconds of the exporter, of the conversion, and of its check."""
+def _in_a_process(side: str, name: str, turns: int) -> list[float]:
+    """What `_measure` finds, in a process of its own: neither side finds what the other has left in a cache."""
+    command = [sys.executable, "-m", "benchmarks", "conversion", name, f"--turns={turns}", f"--side={side}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return seconds
+
+
+def _measure(side: str, framework: str, network: str, turns: int) -> tuple[float, ...]:
+    """Median seconds of the exporter, or of our conversion and of its check; a turn before imports and compiles."""
     from gradfuse.converters import convert
 
-    export = _pytorch_exporter(model) if framework == "pytorch" else _keras_exporter(model)
-    times = []
-    for _ in range(turns + 1):
-        exporter = _seconds(export)
-        bare = _seconds(lambda: convert(model, verify=False))
-        checked = _seconds(lambda: convert(model))
-        times.append((exporter, bare, max(checked - bare, 0.0)))
-    # The first turn imports and compiles.
-    exporter, bare, check = map(statistics.median, zip(*times[1:], strict=True))
-    return exporter, bare, check
+    model = getattr(importlib.import_module(f"gradfuse.models.{network}"), framework)()
+    if side == "exporter":
+        export = _pytorch_exporter(model) if framework == "pytorch" else _keras_exporter(model)
+        return (_median_seconds(export, turns),)
+    bare, checked = (
+        _median_seconds(partial(convert, model, verify=verify), turns) for verify in (False, True)
+    )
+    return bare, max(checked - bare, 0.0)
+
+
+def _median_seconds(run: Callable[[], Any], turns: int) -> float:
+    return statistics.median([_seconds(run) for _ in range(turns + 1)][1:])
 
 
 def _seconds(run: Callable[[], Any]) -> float:

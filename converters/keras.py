@@ -27,7 +27,7 @@ from .keras_layers import traced_layers
 from .keras_markers import Markers
 from .opset import check_opset, to_opset
 from .parity import Array
-from .tensorflow_graph import check_ops, mark_stopped, name_signature, restore_variables
+from .tensorflow_graph import check_ops, mark_stopped, name_signature, restore_constants, restore_variables
 from .tensorflow_ops import HANDLERS
 
 __all__ = ["from_keras"]
@@ -58,11 +58,13 @@ def from_keras(model: Any, examples: Sequence[Array] | None = None, *, opset: in
     names, markers = variables(model), Markers()
     signature = signature_of(model, examples)
     with silenced("onnx_ir"):
-        converted = ir.serde.deserialize_model(_to_onnx(model, signature, list(names.values()), markers))
+        proto, constants = _to_onnx(model, signature, list(names.values()), markers)
+        converted = ir.serde.deserialize_model(proto)
     converted.ir_version = MAX_IR_VERSION
     converted.opset_imports.pop("ai.onnx.ml", None)
     graph = converted.graph
     restore_variables(graph, {name: np.array(variable.numpy()) for name, variable in names.items()})
+    restore_constants(graph, constants)
     mark_stopped(graph)
     _complete_nodes(graph, model, markers)
     name_signature(graph, signature.names, signature.outputs)
@@ -75,8 +77,10 @@ def from_keras(model: Any, examples: Sequence[Array] | None = None, *, opset: in
     return TrainableModel(to_opset(converted, opset), tuple(kept), "keras")
 
 
-def _to_onnx(model: Any, signature: Signature, variables: Sequence[Any], markers: Markers) -> onnx.ModelProto:
-    """The traced model, its variables inputs of the graph."""
+def _to_onnx(
+    model: Any, signature: Signature, variables: Sequence[Any], markers: Markers
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The traced model, its variables inputs of the graph; and what its other inputs are, tensors that its layers hold."""
     tf2onnx, tf = require("tensorflow", "tf2onnx"), require("tensorflow")
     count = len(signature.names)
 
@@ -93,6 +97,7 @@ def _to_onnx(model: Any, signature: Signature, variables: Sequence[Any], markers
     traced = tf.function(forward, autograph=False)
     try:
         with traced_layers(markers), silenced("tf2onnx"):
+            captures = traced.get_concrete_function(*specs).graph.captures
             proto, _ = tf2onnx.convert.from_function(
                 traced,
                 input_signature=specs,
@@ -106,8 +111,8 @@ def _to_onnx(model: Any, signature: Signature, variables: Sequence[Any], markers
             f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {_reason(error)}",
             remedy="replace the layer that it names",
         ) from error
-    converted: onnx.ModelProto = proto
-    return converted
+    held = [(inner.name, outer) for outer, inner in captures if inner.dtype != tf.resource]
+    return proto, {name: tensor.numpy() for name, tensor in held if not tf.is_symbolic_tensor(tensor)}
 
 
 def _as_raised(error: BaseException) -> BaseException:

@@ -84,6 +84,7 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     """
     check_opset(opset)
     inputs = tuple(_two_examples(tensor) for tensor in as_tensors(module, example_inputs))
+    _check_arguments(module, inputs)
     with in_mode(module, training=True), quiet():
         _refuse_layers(module)
         model = _to_onnx(_export(module, inputs), opset, _dynamic_batch(module, inputs))
@@ -97,6 +98,17 @@ def from_pytorch(module: torch.nn.Module, example_inputs: Inputs, *, opset: int 
     trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     kept = model.graph.initializers
     return TrainableModel(model, tuple(name for name in trained if name in kept), "pytorch")
+
+
+def _check_arguments(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    try:
+        inspect.signature(module.forward).bind(*inputs)
+    except TypeError as error:
+        raise InputError(
+            f"the forward of {type(module).__name__} does not take {len(inputs)} inputs: {error}",
+            expected="an example for each",
+            remedy="let the callable return (module, (first, second)), or give them as example_input",
+        ) from None
 
 
 def _refuse_layers(module: torch.nn.Module) -> None:
@@ -300,7 +312,7 @@ def example_for(module: torch.nn.Module, shape: Sequence[int] | None = None) -> 
             first = f"its first layer {type(layer).__name__}" if layer else "a module without parameters"
             raise InputError(
                 f"the input shape of {type(module).__name__} does not follow from {first}",
-                expected="example_input, or --input-shape, as 1x28x28",
+                expected="example_input, --input-shape as 1x28x28, or a callable that returns (module, example_input)",
             )
     return np.zeros((2, *shape), np.float32)
 

@@ -13,17 +13,27 @@ from ..graph.source import describe_node
 from .parity import Array
 from .tensorflow_ops import STOPPED
 
-__all__ = ["check_ops", "mark_stopped", "name_signature", "restore_variables"]
+__all__ = ["check_ops", "mark_stopped", "name_signature", "restore_constants", "restore_variables"]
 
 
 def restore_variables(graph: ir.Graph, arrays: Mapping[str, Array]) -> None:
     """Turn the inputs `variable_0`, `variable_1`, ... into initializers of these names and values."""
     inputs = {value.name: value for value in graph.inputs}
     for index, (name, array) in enumerate(arrays.items()):
-        value = inputs[f"variable_{index}"]
-        graph.inputs.remove(value)
-        value.name, value.const_value = name, ir.tensor(array, name=name)
-        graph.register_initializer(value)
+        _fill(graph, inputs[f"variable_{index}"], name, array)
+
+
+def restore_constants(graph: ir.Graph, arrays: Mapping[str, Array]) -> None:
+    """Turn the inputs of these names into initializers: TensorFlow makes inputs of tensors from outside a function."""
+    for value in [value for value in graph.inputs if value.name in arrays]:
+        assert value.name is not None
+        _fill(graph, value, value.name, arrays[value.name])
+
+
+def _fill(graph: ir.Graph, value: ir.Value, name: str, array: Array) -> None:
+    graph.inputs.remove(value)
+    value.name, value.const_value = name, ir.tensor(array, name=name)
+    graph.register_initializer(value)
 
 
 def mark_stopped(graph: ir.Graph) -> None:

@@ -84,6 +84,7 @@ def _summary(console: Console, report: ReportContents) -> None:
             f" {assumed['loss']}, batches of {assumed['batch_size']}. {ran}"
         )
     )
+    console.print(Text(f"parity: {_safe(str(model['parity']))}"))
     if measured is not None:
         console.print(Text(_comparison(report)))
 

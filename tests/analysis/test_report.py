@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,12 @@ def test_unknown_thresholds_are_refused() -> None:
         analyse(stable(), thresholds={"GF101.size": 1.0})
     with pytest.raises(InputError, match=r"threshold GF101.growth=-1; a positive number"):
         analyse(stable(), thresholds={"GF101.growth": -1.0})
+
+
+def test_the_report_says_whether_the_model_was_compared_with_its_source(explodes: RiskReport) -> None:
+    assert "parity: not compared with its source" in explodes.render("text")
+    compared = replace(explodes, model={**explodes.model, "parity": "3 arrays agree"})
+    assert "parity: 3 arrays agree" in compared.render("text")
 
 
 def test_text_fits_80_columns_and_says_the_verdict_first(explodes: RiskReport) -> None:

@@ -21,13 +21,14 @@ from gradfuse.converters import convert, to_keras
 from gradfuse.converters.keras_call import reference
 from gradfuse.converters.parity import Array, ParityResult, check_parity
 from gradfuse.graph import GradfuseError, TrainableModel, evaluate
-from gradfuse.graph.source import LAYER
 
 from .keras_rows import FAMILIES, REFUSED, Row, keras
-from .page import Line, table
+from .page import Line
 
 BATCHES = (1, 2, 7)
 TOLERANCE = 1e-4
+_FLAT = "laid_flat"
+"""The scope of what the suite does to a row's outputs."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class _Scaled(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         scales = iter(self.scales)
         scaled = [x if index in self.labels else x * next(scales) for index, x in enumerate(inputs)]
         result = self.row(*scaled)
-        flat = [keras.ops.reshape(y, (-1, math.prod(y.shape[1:]))) for y in keras.tree.flatten(result)]
-        return keras.ops.concatenate(flat, axis=1)
+        with keras.name_scope(_FLAT):
+            flat = [keras.ops.reshape(y, (-1, math.prod(y.shape[1:]))) for y in keras.tree.flatten(result)]
+            return keras.ops.concatenate(flat, axis=1)
 
 
 def _around_one(shape: Sequence[int], dtype: Any = None) -> Array:
@@ -146,17 +148,46 @@ def _static(model: TrainableModel, batch: int) -> TrainableModel:
 
 
 def _of_row(index: int, found: Group, results: Sequence[ParityResult]) -> Outcome:
-    layer, graph = f"row{index}", found.model.onnx.graph
-    nodes = [node for node in graph if node.metadata_props.get(LAYER, "").split("/")[0] == layer]
-    scale = {f"{layer}/scale{i}" for i in range(len(found.rows[index].shapes))}
-    ops = {node.op_type for node in nodes if not {value.name for value in node.inputs if value} & scale}
+    layer = f"row{index}"
     errors: dict[str, float] = {}
     for what, error in chain.from_iterable(result.errors.items() for result in results):
         name = re.fullmatch(rf"the gradient of '({layer}/.*)'", what)
         if name:
             errors[name[1]] = max(error, errors.get(name[1], 0.0))
     variables = [variable.path for variable in found.source.get_layer(layer).trainable_variables]
-    return Outcome(tuple(sorted(ops)), found.model.onnx.opset_imports[""], frozenset(variables), errors)
+    opset = found.model.onnx.opset_imports[""]
+    return Outcome(_ops(found, index), opset, frozenset(variables), errors)
+
+
+def _ops(found: Group, index: int) -> tuple[str, ...]:
+    """What the row's part of the output follows from, back to its scales.
+
+    Nodes are reached by their edges and not by their names: tf2onnx merges equal nodes of several rows into one of them,
+    and hashes decide into which.
+    """
+    waiting, nodes = (
+        [_before(found.model.onnx.graph.outputs[0], 0)],
+        set[ir.Node](),
+    )  # the last node adds an axis
+    if len(found.rows) > 1:
+        waiting = [_before(waiting[0], index)]
+    while waiting:
+        value = waiting.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in nodes and not _scales(node, f"row{index}/scale"):
+            nodes.add(node)
+            waiting += node.inputs
+    return tuple(sorted({node.op_type for node in nodes if f"/{_FLAT}/" not in (node.name or "")}))
+
+
+def _before(value: ir.Value | None, index: int) -> ir.Value | None:
+    node = value.producer() if value is not None else None
+    assert node is not None
+    return node.inputs[index]
+
+
+def _scales(node: ir.Node, scale: str) -> bool:
+    return any(value is not None and (value.name or "").startswith(scale) for value in node.inputs)
 
 
 def difference_after_training(shared: Any) -> float:
@@ -204,13 +235,17 @@ def refusal(index: int) -> str:
     return ""
 
 
-def section() -> str:
-    """The section of Keras in `docs/coverage.md`."""
-    count = sum(map(len, FAMILIES.values()))
-    tables = [table(name, map(_line, rows)) for name, rows in FAMILIES.items()]
-    refused = table("Refused", (_refused_line(index) for index in range(len(REFUSED))))
-    head = _HEAD.format(count=count, refused=len(REFUSED), batches=", ".join(map(str, BATCHES)))
-    return "\n\n".join([head, *tables, refused])
+def head() -> str:
+    """What stands above the tables of Keras in `docs/coverage.md`."""
+    return _HEAD.format(
+        count=sum(map(len, FAMILIES.values())), refused=len(REFUSED), batches=", ".join(map(str, BATCHES))
+    )
+
+
+def families() -> dict[str, list[Line]]:
+    """The tables of Keras in `docs/coverage.md`."""
+    passed = {name: list(map(_line, rows)) for name, rows in FAMILIES.items()}
+    return {**passed, "Refused": list(map(_refused_line, range(len(REFUSED))))}
 
 
 _HEAD = (

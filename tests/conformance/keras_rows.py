@@ -148,6 +148,13 @@ CONVOLUTIONS = [
     _volume("Conv3DTranspose", 3, 3, strides=2, padding="same"),
 ]
 
+
+def _normalization() -> Any:
+    layer = layers.Normalization(mean=0.3, variance=2.0)
+    layer.build((None, 8, 4))  # Keras makes its constants here, and not within a trace
+    return layer
+
+
 NORMALIZATION = [
     _image("BatchNormalization"),
     _image("BatchNormalization", axis=1, momentum=0.9, epsilon=0.01),
@@ -161,6 +168,7 @@ NORMALIZATION = [
     _line("UnitNormalization", axis=1),
     _line("RMSNormalization"),
     _line("Rescaling", 0.5, offset=0.1),
+    _block("Normalization(mean=0.3, variance=2.0)", _normalization, (8, 4)),
 ]
 
 REGULARIZATION = [

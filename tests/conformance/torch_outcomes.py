@@ -23,7 +23,7 @@ from gradfuse.converters.parity import ParityResult, check_parity
 from gradfuse.graph import GradfuseError, TrainableModel
 from gradfuse.graph.source import LAYER
 
-from .page import Line, table
+from .page import Line
 from .torch_rows import FAMILIES, REFUSED, Row
 
 BATCHES = (1, 2, 7)
@@ -178,12 +178,15 @@ def refusal(index: int) -> str:
     return ""
 
 
-def section() -> str:
-    """The section of PyTorch in `docs/coverage.md`."""
-    tables = [table(name, map(_line, rows)) for name, rows in FAMILIES.items()]
-    refused = table("Refused", (_refused_line(index) for index in range(len(REFUSED))))
-    head = _HEAD.format(count=len(ROWS), refused=len(REFUSED), batches=", ".join(map(str, BATCHES)))
-    return "\n\n".join([head, *tables, refused])
+def head() -> str:
+    """What stands above the tables of PyTorch in `docs/coverage.md`."""
+    return _HEAD.format(count=len(ROWS), refused=len(REFUSED), batches=", ".join(map(str, BATCHES)))
+
+
+def families() -> dict[str, list[Line]]:
+    """The tables of PyTorch in `docs/coverage.md`."""
+    passed = {name: list(map(_line, rows)) for name, rows in FAMILIES.items()}
+    return {**passed, "Refused": list(map(_refused_line, range(len(REFUSED))))}
 
 
 _HEAD = (

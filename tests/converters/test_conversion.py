@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from gradfuse.converters import convert
 from gradfuse.graph import InputError
@@ -34,6 +35,13 @@ def test_an_array_serves_as_example():
 def test_a_converted_model_is_returned_as_it_is():
     model = convert(mlp.pytorch(), verify=False).model
     assert convert(model).model == model
+
+
+def test_an_input_too_few_is_named_with_the_way_to_give_it():
+    with pytest.raises(
+        InputError, match=r"missing a required argument: 'input2'; .* return \(module, \(first, second\)\)"
+    ):
+        convert(torch.nn.Bilinear(2, 2, 2), example_input=np.zeros((5, 2)))
 
 
 def test_what_is_no_model_is_named():

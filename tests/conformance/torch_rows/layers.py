@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch._higher_order_ops.scan import scan
 from torch.nn import functional
 
 from .row import Tensor, layer, op
@@ -32,6 +33,22 @@ class _Branches(nn.Module):
 
         result: Tensor = torch.cond(x.mean() > 0, first, second, (x,))
         return result
+
+
+class _Scanned(nn.Module):
+    """A recurrence of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.3 * torch.randn(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        def step(h: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.tanh(h @ self.weight + at)
+            return h, 2 * h
+
+        result: Tensor = scan(step, x.new_zeros(x.shape[0], 5), x.transpose(0, 1))[1]
+        return result.transpose(0, 1)
 
 
 class _Sum(nn.Module):
@@ -70,6 +87,7 @@ LINEAR = [
     op("einsum bij,bkj->bik", lambda x: torch.einsum("bij,bkj->bik", x, 2 * x)),
     layer("forward(*inputs)", _Sum, (5,), (4,)),
     layer("torch.cond", _Branches, (4, 5)),
+    layer("scan", _Scanned, (4, 5)),
     op("cdist", torch.cdist, (4, 5), (3, 5)),
     op("einsum: diagonal", lambda x: torch.einsum("bii->bi", x[:, :, :4])),
 ]
@@ -120,6 +138,7 @@ POOLS = [
     layer("MaxPool2d(ceil_mode)", lambda: nn.MaxPool2d(3, 2, ceil_mode=True), (4, 8, 8)),
     layer("MaxPool3d", lambda: nn.MaxPool3d(2), (2, 4, 4, 4)),
     layer("AvgPool1d", lambda: nn.AvgPool1d(2), (4, 8)),
+    layer("AvgPool3d", lambda: nn.AvgPool3d(2), (2, 4, 4, 4)),
     layer("AvgPool2d(padding)", lambda: nn.AvgPool2d(3, 2, 1), (4, 8, 8)),
     layer("AvgPool2d(ceil_mode)", lambda: nn.AvgPool2d(3, 2, ceil_mode=True), (4, 8, 8)),
     layer("AvgPool2d(ceil_mode, padding)", lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True), (4, 8, 8)),

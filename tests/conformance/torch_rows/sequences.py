@@ -22,6 +22,16 @@ class _Recurrent(nn.Module):
         return result
 
 
+class _TimeFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x.transpose(0, 1))[0]
+        return result.transpose(0, 1)
+
+
 class _SelfAttention(nn.Module):
     def __init__(self, **options: bool) -> None:
         super().__init__()
@@ -100,6 +110,7 @@ SEQUENCES = [
         layer(f"{kind.__name__} from a given state", lambda kind=kind: _Recurrent(kind), (3, 3), (2,))
         for kind in _RNNS
     ),
+    layer("LSTM(batch_first=False)", _TimeFirst, (3, 3)),
     layer("RNN(nonlinearity=relu)", lambda: nn.RNN(3, 4, nonlinearity="relu", batch_first=True), (3, 3)),
     layer("RNNCell", lambda: nn.RNNCell(4, 3), (4,)),
     layer("LSTMCell", lambda: nn.LSTMCell(4, 3), (4,)),
