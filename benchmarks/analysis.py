@@ -24,6 +24,7 @@ from gradfuse.analysis import analyse, probe
 from gradfuse.analysis.moments import Assumptions
 from gradfuse.converters import convert
 from gradfuse.graph import GradientGraph
+from gradfuse.graph.source import source_layer
 
 from .analysis_networks import CLASSES, FAMILIES, Build
 
@@ -98,7 +99,7 @@ def score(build: Build, seed: int, index: int, steps: int = 0, *, probed: bool =
         for name, rms in gradients.items()
     ]
     return Score(
-        tuple(ratios), tuple(covered), tuple(_activation_ratios(module, shape, report)), seconds, step
+        tuple(ratios), tuple(covered), tuple(_activation_ratios(module, shape, graph, report)), seconds, step
     )
 
 
@@ -132,34 +133,34 @@ def _measure(module: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, float
     return {name: square**0.5 for name, square in squares.items()}, float(np.median(times))
 
 
-def _activation_ratios(module: nn.Module, shape: tuple[int, ...], report: Any) -> Iterator[float]:
-    """Predicted / measured RMS of the outputs of dense and convolutional layers, in forward order."""
-    measured: list[float] = []
+def _activation_ratios(
+    module: nn.Module, shape: tuple[int, ...], graph: GradientGraph, report: Any
+) -> Iterator[float]:
+    """Predicted / measured RMS of the output of each dense or convolutional layer that is called, by the layer's name."""
+    measured: dict[str, float] = {}
 
-    def record(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        measured.append(output.double().square().mean().sqrt().item())
+    def record(name: str, output: torch.Tensor) -> None:
+        measured[name] = output.double().square().mean().sqrt().item()
 
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    hooks = [layer.register_forward_hook(record) for layer in layers]
+    hooks = [
+        layer.register_forward_hook(lambda layer, inputs, output, name=name: record(name, output))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
     with torch.no_grad():
         module(torch.randn(1024, *shape, generator=torch.Generator().manual_seed(2)))
     for hook in hooks:
         hook.remove()
-    names = ("linear", "conv2d")
-    predicted = [entry.value for entry in _in_graph_order(report) if entry.tensor.split("_")[0] in names]
-    for index, rms in enumerate(measured):
-        yield predicted[index] / rms if len(predicted) == len(measured) else float("nan")
+    predicted = _of_layers(graph, report)
+    for name, rms in measured.items():
+        yield predicted.get(name, float("nan")) / rms
 
 
-def _in_graph_order(report: Any) -> list[Any]:
-    """Outputs of layers carry their number in the exporter's order."""
-    entries = [entry for entry in report.profile if entry.kind == "activation"]
-
-    def place(entry: Any) -> tuple[bool, int]:
-        stem, _, number = entry.tensor.partition("_")
-        return stem == "linear", int(number) if number.isdigit() else 0
-
-    return sorted(entries, key=place)
+def _of_layers(graph: GradientGraph, report: Any) -> dict[str, float]:
+    """The predicted RMS of the last tensor of each layer; that of a recurrent network is followed in a graph of its own."""
+    values = {entry.tensor: entry.value for entry in report.profile if entry.kind == "activation"}
+    nodes = [node for node in graph.source.onnx.graph if node.outputs[0].name in values]
+    return {source_layer(node) or "": values[node.outputs[0].name or ""] for node in nodes}
 
 
 def _row(family: str, scores: list[Score]) -> str:
