@@ -1,7 +1,8 @@
 """The factor on the squared gradient of residual networks whose branch W2 relu(W1 x) keeps the variance.
 
 Without normalisation each block adds the branch's variance to the stream's, and its gradient as well: 2 per block (Yang 2017).
-With LayerNorm before the branch, block l finds a stream of variance l and adds 1 / l of the gradient: L + 1 in all. With LayerNorm after the sum, what the sum doubles the norm halves: 1 in all (Xiong 2020).
+With LayerNorm before the branch, block l finds a stream of variance l and adds 1 / l of the gradient: L + 1 in all.
+With LayerNorm after the sum, what the sum doubles the norm halves: 1 in all (Xiong 2020).
 """
 
 import numpy as np
