@@ -149,7 +149,8 @@ def train(
         print(
             f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"
         )
-        print("gradfuse report says why; --clip auto puts fuses where they are needed")
+        advice = "" if clip == "auto" else "; --clip auto puts fuses where they are needed"
+        print(f"gradfuse report says why{advice}")
         raise typer.Exit(1)
     print(f"wrote {out / 'model.onnx'}")
 
