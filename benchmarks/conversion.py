@@ -102,6 +102,10 @@ def _pytorch_exporter(module: Any) -> Callable[[], Any]:
 
 
 def _keras_exporter(model: Any) -> Callable[[], Any]:
+    from gradfuse.converters.keras_call import example_for
+
+    model(*example_for(model))  # Keras exports only what was called
+
     def export() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model.export(str(Path(folder) / "model.onnx"), format="onnx", verbose=False)
