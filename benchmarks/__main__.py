@@ -14,6 +14,7 @@ BENCHMARKS = {
     "remedies": "whether the first remedy of a report helps",
     "fuses": "what the fuse plan does for trainings, and what fuses cost",
     "coverage": "which one-layer models get right gradients, against onnxruntime's builder and onnx-ad",
+    "second_opinion": "onnxruntime's builder over the table of cases that our gradients are tested with",
     "conversion": "time of a conversion, against the framework's own exporter",
     "large": "memory that a model of more than 2 GB takes",
     "applications": "networks of keras.applications, converted and trained beside Keras",

@@ -62,8 +62,8 @@ def count(scratch: Path, pythons: dict[str, Path], every: int, listed: bool) -> 
     outcomes: dict[str, Counter[str]] = {}
     for tool, python in pythons.items():
         names = list(rows)
-        _work(python, tool, folder, names)
-        found = {name: _outcome(folder, name, tool) for name in names}
+        work(python, tool, folder, names)
+        found = {name: outcome(folder, name, tool) for name in names}
         outcomes[tool] = Counter(what for what, _ in found.values())
         if listed:
             for name, (what, why) in found.items():
@@ -168,7 +168,7 @@ def export(folder: Path, name: str, module: Any, inputs: list[Any]) -> None:
     np.savez(folder / f"{name}.autograd.npz", **judged)
 
 
-def _work(python: Path, tool: str, folder: Path, names: list[str]) -> None:
+def work(python: Path, tool: str, folder: Path, names: list[str]) -> None:
     """Have the tool differentiate all; where one ends the process, go on after it."""
     worker = Path(__file__).with_name("coverage_worker.py")
     while names:
@@ -183,7 +183,8 @@ def _work(python: Path, tool: str, folder: Path, names: list[str]) -> None:
         names = left[1:]
 
 
-def _outcome(folder: Path, name: str, tool: str) -> tuple[str, str]:
+def outcome(folder: Path, name: str, tool: str) -> tuple[str, str]:
+    """What a tool made of a file, `passes`, `refuses` or `silently wrong`, and why."""
     reason = folder / f"{name}.{tool}.txt"
     if reason.exists():
         return "refuses", reason.read_text(encoding="utf-8")[:100]
@@ -216,7 +217,7 @@ def compare_times(scratch: Path, pythons: dict[str, Path], turns: int) -> None:
         module = importlib.import_module(f"gradfuse.models.{name}").pytorch(**settings)
         export(folder, name, _with_loss(module), [_batch_for(module, batch)])
         for tool in ("gradfuse", "onnx-ad"):
-            _work(pythons[tool], tool, folder, [name])
+            work(pythons[tool], tool, folder, [name])
         if why := list(folder.glob(f"{name}.*.txt")):
             print(f"  {name:32} {why[0].suffixes[0][1:]} refuses: {why[0].read_text(encoding='utf-8')[:90]}")
             continue
