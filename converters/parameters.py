@@ -86,6 +86,13 @@ def _chosen(model: TrainableModel, pattern: str) -> list[str]:
     others = [name for name in model.onnx.graph.initializers if _is_floating(model, name)]
     if not matches and pattern in others and pattern not in model.state:
         return [pattern]
+    if not matches and pattern in model.onnx.graph.initializers and pattern not in others:
+        dtype = model.onnx.graph.initializers[pattern].dtype
+        raise InputError(
+            f"{pattern!r} is of {dtype}, which cannot train",
+            expected="floating-point numbers",
+            remedy="export the model before it is quantised",
+        )
     if not matches:
         near = difflib.get_close_matches(pattern, model.parameters, n=8, cutoff=0.5)
         raise InputError(

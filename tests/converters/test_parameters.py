@@ -125,3 +125,14 @@ def test_a_frozen_batch_normalisation_keeps_its_statistics(write_model: WriteMod
     trained = gradfuse.train(path, data, epochs=2, validation=0.0)
     assert {"mean", "var", "scale2", "shift2"} <= set(trained.weights)
     assert not {"mean2", "var2"} & set(trained.weights)
+
+
+def test_integers_cannot_be_chosen(write_model: WriteModel) -> None:
+    path = write_model(
+        """
+        <ir_version: 8, opset_import: ["" : 18]>
+        g (int8[n, 4] x) => (int8[n, 4] y) <int8[4] w = {1, 2, 3, 4}> { y = Add (x, w) }
+        """
+    )
+    with pytest.raises(InputError, match="'w' is of INT8, which cannot train; floating-point numbers"):
+        from_onnx(path, train=["w"])
