@@ -130,9 +130,9 @@ def test_a_frozen_batch_normalisation_keeps_its_statistics(write_model: WriteMod
 def test_integers_cannot_be_chosen(write_model: WriteModel) -> None:
     path = write_model(
         """
-        <ir_version: 8, opset_import: ["" : 18]>
         g (int8[n, 4] x) => (int8[n, 4] y) <int8[4] w = {1, 2, 3, 4}> { y = Add (x, w) }
-        """
+        """,
+        {},
     )
     with pytest.raises(InputError, match="'w' is of INT8, which cannot train; floating-point numbers"):
         from_onnx(path, train=["w"])
