@@ -26,6 +26,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..analysis import Measurement
+    from ..api import Trained
     from ..runtime import EpochMetrics
 
 
@@ -141,18 +142,26 @@ def train(
         probe=not no_probe,
         on_probe=_print_probe,
     )
+    _print_fuses(trained, clip)
+    if trained.diverged:
+        _print_divergence(trained, clip)
+        raise typer.Exit(1)
+    print(f"wrote {out / 'model.onnx'}")
+
+
+def _print_fuses(trained: Trained, clip: str) -> None:
     for name, share in trained.fuse_bites.items():
         print(f"{name} bit in {100 * share:.0f} % of {trained.history[-1].step} steps")
     if clip == "auto" and not trained.plan.fuses:
         print(f"fuse plan: {trained.plan.reason}")
-    if trained.diverged:
-        print(
-            f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"
-        )
-        advice = "" if clip == "auto" else "; --clip auto puts fuses where they are needed"
-        print(f"gradfuse report says why{advice}")
-        raise typer.Exit(1)
-    print(f"wrote {out / 'model.onnx'}")
+
+
+def _print_divergence(trained: Trained, clip: str) -> None:
+    print(
+        f"diverged at step {trained.diverged_at}: loss or weights are no longer finite; no model was written"
+    )
+    advice = "" if clip == "auto" else "; --clip auto puts fuses where they are needed"
+    print(f"gradfuse report says why{advice}")
 
 
 def _print_probe(measured: Measurement) -> None:

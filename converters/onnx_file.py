@@ -209,6 +209,7 @@ def read_onnx(path: str | Path) -> OnnxFile | TrainableModel:
     original = load_model(path)
     if TrainableModel.is_recorded(original):
         return TrainableModel.from_recorded(original)
+    _refuse_training_graph(path, original)
     _normalise(original)
     model, notes = original.clone(), []
     if (batch := fixed_batch(model)) is not None:
@@ -227,6 +228,17 @@ def read_onnx(path: str | Path) -> OnnxFile | TrainableModel:
     fold_integers(model)
     trainable = TrainableModel(model, weights(model.graph), "onnx", str(path))
     return OnnxFile(path, original, trainable, tuple(notes))
+
+
+def _refuse_training_graph(path: Path, model: ir.Model) -> None:
+    """One that `gradfuse fuse` wrote takes its parameters as inputs with defaults, and gives out their gradients."""
+    outputs = {output.name for output in model.graph.outputs}
+    if any(f"{value.name}_grad" in outputs for value in model.graph.inputs if value.is_initializer()):
+        raise InputError(
+            f"{path} is a training graph, with loss and gradients in it",
+            expected="the model that it was made from",
+            remedy="gradfuse fuse puts in all fuses of a model at once; its --list and --remove take a training graph",
+        )
 
 
 def _normalise(model: ir.Model) -> None:

@@ -33,6 +33,16 @@ def test_not_an_onnx_file(refused, tmp_path, out):
     check_nothing_written(out)
 
 
+def test_a_training_graph_in_the_place_of_a_model(refused, gradfuse, write_model, out, tmp_path):
+    fused = tmp_path / "fused.onnx"
+    gradfuse("fuse", write_model(), "-o", fused, "--clip", "norm=1")
+    for command in (["report", fused], ["fuse", fused, "-o", out / "m.onnx"]):
+        line = refused(*command)
+        assert "fused.onnx is a training graph" in line
+        assert "--list and --remove" in line
+    check_nothing_written(out)
+
+
 def test_a_truncated_onnx_file(refused, write_model, out):
     path = write_model()
     whole = path.read_bytes()
