@@ -7,6 +7,7 @@ float64. So a new activation needs an entry in the table of gradients, and nothi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -124,8 +125,12 @@ def _run(graph: ir.Graph, operands: Sequence[Array | None]) -> list[Array]:
     feeds = {f"operand_{i}": _double(operand) for i, operand in enumerate(operands) if operand is not None}
     try:
         with np.errstate(all="ignore"):
-            return [
-                np.asarray(result) for result in ReferenceEvaluator(proto, new_ops=[Erf]).run(None, feeds)
-            ]
+            return [np.asarray(result) for result in _evaluator(proto.SerializeToString()).run(None, feeds)]
     except Exception as error:  # the evaluator's ops raise whatever numpy does
         raise UnknownTransferError("it cannot be evaluated for one example") from error
+
+
+@lru_cache(maxsize=512)
+def _evaluator(serialized: bytes) -> ReferenceEvaluator:
+    """Making one takes longer than most of its runs, and the graphs of all nodes of an op are the same."""
+    return ReferenceEvaluator(serialized, new_ops=[Erf])

@@ -12,7 +12,7 @@ that do not count are taken to be none. A loss that is not listed is taken as th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -231,13 +231,21 @@ def _draws(output: Moments) -> Array:
     """Fixed antithetic draws of the output, `[draws, elements]`."""
     n = output.mean.size
     count = int(max(64, min(_DRAWS, _MAX_NUMBERS // n))) // 2
-    xi = np.random.default_rng(0).standard_normal((count, n))
+    xi = _standard_normal(count, n)
     if output.covariance is not None and output.mean.ndim == 1:
         values, vectors = np.linalg.eigh(output.covariance)
         z = (xi * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     else:
         z = xi * np.sqrt(output.variance.reshape(-1))
     return np.asarray(output.mean.reshape(-1) + np.concatenate([z, -z]))
+
+
+@lru_cache(maxsize=2)
+def _standard_normal(count: int, n: int) -> Array:
+    """The same in every run, and kept for the next: at most _MAX_NUMBERS / 2 numbers each."""
+    xi = np.random.default_rng(0).standard_normal((count, n))
+    xi.flags.writeable = False
+    return xi
 
 
 def _moments_over_draws(slope: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
