@@ -165,9 +165,8 @@ def top_k(draw: Draw) -> Example:
     axis = draw(st.integers(0, len(shape) - 1))
     k = draw(st.integers(0, shape[axis]))
     flags = {"largest": draw(st.integers(0, 1)), "sorted": 1, "axis": signed(draw, axis, len(shape))}
-    return Example(
-        ints("k", [k]) + node("TopK", "x, k", "y, i", **flags), {"x": data(shape)}, opset=draw(opsets)
-    )
+    text = ints("k", [k]) + node("TopK", "x, k", "y, i", **flags)
+    return Example(text, {"x": data(shape)}, static=("x",) if 0 in shape else (), opset=draw(opsets))
 
 
 @st.composite

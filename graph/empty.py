@@ -13,7 +13,7 @@ from .source import describe_node
 __all__ = ["guard_empty"]
 
 _NEVER_EMPTY = (
-    *("Einsum", "Gemm", "LpNormalization", "MatMul"),
+    *("Einsum", "Gemm", "LpNormalization", "MatMul", "TopK"),
     *("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin"),
     *("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
 )

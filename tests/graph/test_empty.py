@@ -28,6 +28,7 @@ def _model(inputs: str, body: str) -> ir.Model:
         ("float[2, 0] x, float[0, 2] w", "y = Gemm (x, w)"),
         ("float[0, 2] x, float[2, 2] w", "y = MatMul (x, w)"),
         ("float[0, 2] x", "y = ReduceMax (x)"),
+        ("float[2, 0] x", "k = Constant <value_ints = [0]> () y, i = TopK (x, k)"),
         ("float[0, 2] x, int64[0] t", "y = SoftmaxCrossEntropyLoss (x, t)"),
         ("float[0, 4] x", "y = LpNormalization (x)"),
         ("float[2, 0, 5] x, float[3, 0, 3] w", "y = Conv (x, w)"),
