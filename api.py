@@ -158,7 +158,8 @@ def analyse(
         input_mean: Mean of the inputs: one number, or one for each channel. None: that of `data`, or 0.
         input_variance: Their variance. None: that of `data`, or 1.
         label_frequencies: Share of each class. None: those in `data`, or equal ones.
-        budget: Seconds that the prediction may spend on covariances between channels.
+        budget: Seconds that may be spent on covariances between channels, and again on remedies, by an estimate from
+            shapes, so that the report is the same on every machine.
         lr: Learning rate of the training, for GF501.
         momentum: Momentum of the training, for GF501.
         precision: `float32`, `float16` or `bfloat16`: what the training will compute in, for GF401 and GF402.

@@ -60,6 +60,7 @@ def analyse(
     if measurement is not None:
         summary = measured_summary(measurement, prediction.steps, prediction.thresholds)
     evidence = Evidence(prediction, summary, plan_fuses(prediction, summary), setup or TrainingSetup())
+    findings = _findings(evidence)
     return RiskReport(
         tool={"name": "gradfuse", "version": _version()},
         model=_model_facts(gradients),
@@ -69,7 +70,8 @@ def analyse(
         measurement=measurement,
         profile=prediction.profile,
         attribution=prediction.attribution,
-        findings=_findings(evidence),
+        findings=findings,
+        not_recomputed=evidence.not_recomputed,
         plan=evidence.plan,
     )
 

@@ -32,6 +32,7 @@ class ReportContents:
         profile: The prediction for every parameter and activation.
         attribution: Each layer's gain put down to causes, in forward order.
         findings: The gravest first.
+        not_recomputed: Which remedies the budget left out, in a sentence; empty where none.
         plan: The fuse plan.
     """
 
@@ -44,6 +45,7 @@ class ReportContents:
     profile: Sequence[ProfileEntry]
     attribution: Sequence[Attribution]
     findings: Sequence[Finding]
+    not_recomputed: str
     plan: FusePlan
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..graph.errors import InputError
 from .findings import Remedy
 from .plan import FusePlan
 from .prediction import Prediction
-from .remedies import OFFERS, fuse_remedy
+from .recomputation import BudgetSpentError, Recomputation
+from .remedies import OFFERS, ROUNDS, fuse_remedy
 from .verdict import Summary
 
 __all__ = ["PRECISIONS", "Evidence", "TrainingSetup"]
@@ -59,6 +62,7 @@ class Evidence:
     plan: FusePlan
     setup: TrainingSetup
     _offers: dict[str, Remedy | None] = field(default_factory=dict, repr=False)
+    _left_out: list[str] = field(default_factory=list, repr=False)
 
     def threshold(self, name: str) -> float:
         """The threshold of that name, as `GF101.growth`."""
@@ -76,8 +80,28 @@ class Evidence:
         remedy = fuse_remedy(self.plan.fuses, self.summary)
         return [] if remedy is None else [remedy]
 
+    @property
+    def not_recomputed(self) -> str:
+        """Which remedies the budget left out, and a budget that is enough for them; empty where all were recomputed."""
+        if not self._left_out:
+            return ""
+        count, budget = len(self._left_out), self.prediction.state.assumptions.budget
+        enough = self._recomputed.budget_for(ROUNDS * (count + 1))  # a search may have stopped short, too
+        what = f"{count} {'remedy' if count == 1 else 'remedies'} ({', '.join(self._left_out)})"
+        return (
+            f"{what} not recomputed within the budget of {budget:g} s: --budget {10 * math.ceil(enough / 10)}"
+        )
+
+    @cached_property
+    def _recomputed(self) -> Recomputation:
+        return Recomputation(self.prediction)
+
     def _offer(self, kind: str) -> Remedy | None:
         """Each is worked out once for all rules."""
         if kind not in self._offers:
-            self._offers[kind] = OFFERS[kind](self.prediction)
+            try:
+                self._offers[kind] = OFFERS[kind](self._recomputed)
+            except BudgetSpentError:
+                self._offers[kind] = None
+                self._left_out.append(kind)
         return self._offers[kind]

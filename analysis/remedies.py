@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 import onnx_ir as ir
@@ -14,7 +15,8 @@ from ..graph.gradient_graph import GradientGraph
 from .activations import bounded_steps, fast_steps, is_replaceable
 from .attribution import by_cause
 from .findings import Remedy
-from .prediction import Prediction, predict
+from .prediction import Prediction
+from .recomputation import Recomputation
 from .verdict import Summary
 from .weights import LayerWeight, layer_weights, trunk_weights
 from .what_if import (
@@ -26,12 +28,12 @@ from .what_if import (
     with_scaled_weights,
 )
 
-__all__ = ["OFFERS", "fuse_remedy", "learning_rate_remedy"]
+__all__ = ["OFFERS", "ROUNDS", "fuse_remedy", "learning_rate_remedy"]
 
 _HELPS = 0.3
 """Decades by which the danger must fall for a remedy to be offered: a factor of two."""
 
-_ROUNDS, _CLOSE = 4, 0.15
+ROUNDS, _CLOSE = 4, 0.15
 """Steps of the search for a weight scale, each of which predicts the gain anew, and the decades from 1 that will do."""
 
 _STEP, _FARTHEST = 0.15, 0.5
@@ -53,8 +55,9 @@ class _Lines:
     gradfuse: str = ""
 
 
-def _init(prediction: Prediction) -> Remedy | None:
+def _init(recomputed: Recomputation) -> Remedy | None:
     """Weights of one scale in all layers that brings the gain to 1, unless what they do is less than what time does."""
+    prediction = recomputed.prediction
     causes = by_cause(prediction.attribution)
     through_time = causes["recurrence"] and abs(causes["recurrence"]) == max(map(abs, causes.values()))
     weights = [] if through_time else layer_weights(prediction)
@@ -62,7 +65,7 @@ def _init(prediction: Prediction) -> Remedy | None:
     def drawn(gain: float) -> GradientGraph:
         return with_scaled_weights(_graph(prediction), {w.name: gain / w.scale for w in weights if w.scale})
 
-    gain, found = _search(prediction, weights, drawn)
+    gain, found = _search(recomputed, weights, drawn)
     return _remedy(
         "init",
         f"draw the weights with standard deviation {gain:.3g} / sqrt(inputs), now {_median(weights):.3g} / sqrt(inputs)",
@@ -75,14 +78,15 @@ def _init(prediction: Prediction) -> Remedy | None:
     )
 
 
-def _recurrent_init(prediction: Prediction) -> Remedy | None:
+def _recurrent_init(recomputed: Recomputation) -> Remedy | None:
     """Orthogonal recurrent weights of a gain that brings that of the gradient to 1."""
+    prediction = recomputed.prediction
     weights = [_of_gates(weight) for weight in trunk_weights(prediction, "recurrence")]
 
     def drawn(gain: float) -> GradientGraph:
         return with_orthogonal_weights(_graph(prediction), {weight.name: gain for weight in weights})
 
-    gain, found = _search(prediction, weights, drawn)
+    gain, found = _search(recomputed, weights, drawn)
     layer, _ = _RECURRENT_LAYERS.get(weights[0].node.op_type if weights else "", _RECURRENT_LAYERS["RNN"])
     return _remedy(
         "init",
@@ -102,8 +106,9 @@ def _of_gates(weight: LayerWeight) -> LayerWeight:
     return replace(weight, scale=weight.scale * math.sqrt(gates))
 
 
-def _activation(prediction: Prediction) -> Remedy | None:
+def _activation(recomputed: Recomputation) -> Remedy | None:
     """ReLU with He's initialisation in place of fast-growing activations; where gradients vanish, of bounded ones."""
+    prediction = recomputed.prediction
     vanishes = prediction.summary.log10_gain < 0
     unsuitable = bounded_steps(prediction) if vanishes else [step for step, _ in fast_steps(prediction)]
     steps = [step for step in unsuitable if is_replaceable(step)]
@@ -111,7 +116,6 @@ def _activation(prediction: Prediction) -> Remedy | None:
         return None
     weights = layer_weights(prediction)
     factors = {weight.name: _HE / max(weight.scale, 1e-30) for weight in weights}
-    changed = with_relu(with_scaled_weights(_graph(prediction), factors), steps)
     return _remedy(
         "activation",
         "use ReLU, which grows linearly, with He's initialisation",
@@ -120,12 +124,13 @@ def _activation(prediction: Prediction) -> Remedy | None:
             'keras.layers.Dense(n, "relu", kernel_initializer="he_normal")',
         ),
         prediction,
-        _again(prediction, changed),
+        recomputed.predict(lambda: with_relu(with_scaled_weights(_graph(prediction), factors), steps)),
     )
 
 
-def _normalisation(prediction: Prediction) -> Remedy | None:
+def _normalisation(recomputed: Recomputation) -> Remedy | None:
     """LayerNorm before every activation of the trunk, or in place of its BatchNorm."""
+    prediction = recomputed.prediction
     causes = {step.nodes[0].op_type for step in prediction.steps if step.cause == "normalisation"}
     if causes - {"BatchNormalization"}:
         return None
@@ -145,12 +150,13 @@ def _normalisation(prediction: Prediction) -> Remedy | None:
         if convolutions
         else _Lines("torch.nn.LayerNorm(features)", "keras.layers.LayerNormalization()"),
         prediction,
-        _again(prediction, with_layer_norm(_graph(prediction), places, 1 if convolutions else -1)),
+        recomputed.predict(lambda: with_layer_norm(_graph(prediction), places, 1 if convolutions else -1)),
     )
 
 
-def _batch_norm(prediction: Prediction) -> Remedy | None:
+def _batch_norm(recomputed: Recomputation) -> Remedy | None:
     """BatchNorm before every activation of a trunk without normalisation, where its channels are on axis 1."""
+    prediction = recomputed.prediction
     places = [step.before for step in prediction.steps if is_replaceable(step)]
     convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
     rank = 4 if convolutions else 2
@@ -166,19 +172,24 @@ def _batch_norm(prediction: Prediction) -> Remedy | None:
             'gradfuse.remedy(model, insert="batch-norm")',
         ),
         prediction,
-        _again(prediction, with_batch_norm(_graph(prediction), [(place, place) for place in places])),
+        recomputed.predict(lambda: with_batch_norm(_graph(prediction), [(place, place) for place in places])),
     )
 
 
-def _residual(prediction: Prediction) -> Remedy | None:
+def _residual(recomputed: Recomputation) -> Remedy | None:
     """Every residual branch of the trunk times 1 / sqrt(number of branches), or its square where that is not enough."""
+    prediction = recomputed.prediction
     branches = list(dict.fromkeys(_branches(prediction)))
-    found = [_scaled_branches(prediction, branches, power) for power in (0.5, 1.0) if len(branches) > 1]
-    offered = [remedy for remedy in found if remedy is not None]
-    return next((remedy for remedy in offered if remedy.cures), offered[-1] if offered else None)
+    if len(branches) < 2:
+        return None
+    milder = _scaled_branches(recomputed, branches, 0.5)
+    if (milder is not None and milder.cures) or not recomputed.fits:
+        return milder
+    return _scaled_branches(recomputed, branches, 1.0) or milder
 
 
-def _scaled_branches(prediction: Prediction, branches: Sequence[ir.Value], power: float) -> Remedy | None:
+def _scaled_branches(recomputed: Recomputation, branches: Sequence[ir.Value], power: float) -> Remedy | None:
+    prediction = recomputed.prediction
     factor = float(f"{len(branches) ** -power:.2g}")
     return _remedy(
         "residual",
@@ -188,11 +199,11 @@ def _scaled_branches(prediction: Prediction, branches: Sequence[ir.Value], power
             f"x = keras.layers.add([x, keras.layers.Rescaling({factor:g})(branch(x))])",
         ),
         prediction,
-        _again(prediction, with_scaled_branches(_graph(prediction), branches, factor)),
+        recomputed.predict(lambda: with_scaled_branches(_graph(prediction), branches, factor)),
     )
 
 
-OFFERS: Mapping[str, Callable[[Prediction], Remedy | None]] = {
+OFFERS: Mapping[str, Callable[[Recomputation], Remedy | None]] = {
     "recurrent-init": _recurrent_init,
     "init": _init,
     "activation": _activation,
@@ -200,7 +211,8 @@ OFFERS: Mapping[str, Callable[[Prediction], Remedy | None]] = {
     "normalisation": _normalisation,
     "batch-norm": _batch_norm,
 }
-"""Remedies for growth and shrinking, the least change to the model first; each gives None where it does not help."""
+"""Remedies for growth and shrinking, the least change to the model first; each gives None where it does not help, and raises
+BudgetSpentError where that is not recomputed."""
 
 
 def fuse_remedy(fuses: Sequence[Fuse], summary: Summary) -> Remedy | None:
@@ -262,16 +274,16 @@ class _Trial:
 
 
 def _search(
-    prediction: Prediction, weights: Sequence[LayerWeight], drawn: Callable[[float], GradientGraph]
+    recomputed: Recomputation, weights: Sequence[LayerWeight], drawn: Callable[[float], GradientGraph]
 ) -> tuple[float, Prediction | None]:
     """The gain of weights that brings that of the gradient nearest to 1 and the norm within bounds, and what it leads to."""
     start = _median(weights)
     if not start > 0:
         return 0.0, None
-    trials = [_Trial(math.log10(start), _excess(prediction.summary), prediction)]
-    while len(trials) <= _ROUNDS and (len(trials) == 1 or abs(trials[-1].excess) > _CLOSE):
+    trials = [_Trial(math.log10(start), _excess(recomputed.prediction.summary), recomputed.prediction)]
+    while len(trials) == 1 or (len(trials) <= ROUNDS and abs(trials[-1].excess) > _CLOSE and recomputed.fits):
         gain = float(f"{10.0 ** _next_scale(trials):.3g}")
-        after = _again(prediction, drawn(gain))
+        after = recomputed.predict(partial(drawn, gain))
         trials.append(_Trial(math.log10(gain), _excess(after.summary), after))
     best = min(trials[1:], key=lambda trial: _distance(trial.prediction.summary))
     return 10.0**best.at, best.prediction
@@ -301,10 +313,6 @@ def _excess(summary: Summary) -> float:
         return math.inf
     crowded = summary.danger + 2 * _HELPS
     return max(summary.log10_gain, crowded) if crowded > 0 else summary.log10_gain
-
-
-def _again(prediction: Prediction, gradients: GradientGraph) -> Prediction:
-    return predict(gradients, prediction.state.assumptions, prediction.thresholds)
 
 
 def _graph(prediction: Prediction) -> GradientGraph:

@@ -37,7 +37,7 @@ def assume(
         mean: Mean of the inputs.
         variance: Variance of the inputs.
         label_frequencies: Share of each class, in any unit.
-        budget: Seconds that may be spent on covariances.
+        budget: Seconds that may be spent on covariances, and again on remedies.
         data: A sample: an array for each input, then the target. Only mean, variance and label frequencies are taken: for
             each channel of an image, for each element of any other input. Several inputs are taken together.
 

@@ -50,7 +50,10 @@ def report(
         ),
     ] = None,
     budget: Annotated[
-        float, typer.Option(min=0, help="Seconds that may be spent on covariances between channels.")
+        float,
+        typer.Option(
+            min=0, help="Seconds that may be spent on covariances between channels, and again on remedies."
+        ),
     ] = 10.0,
     lr: Annotated[float, typer.Option(help="Learning rate of the training, for GF501.")] = 0.01,
     momentum: Annotated[float, typer.Option(help="Momentum of the training, for GF501.")] = 0.9,

@@ -1,5 +1,6 @@
 """Moments of values and gradients, propagated through the graph with the actual weights."""
 
+from .budget import propagation_seconds
 from .engine import Assumptions, Note, Propagation, propagate
 from .state import GradientMoments, Moments, ParameterGradient
 
@@ -11,4 +12,5 @@ __all__ = [
     "ParameterGradient",
     "Propagation",
     "propagate",
+    "propagation_seconds",
 ]

@@ -1,4 +1,4 @@
-"""Which layers carry the covariance between their channels, within a budget of seconds.
+"""Which layers carry the covariance between their channels, within a budget of seconds, and what a propagation takes.
 
 Costs are estimated from shapes alone, so that one model gets one answer on every machine. A covariance C of n features passes a
 weight `[n, m]` as W' C W, 2 n m (n + m) operations, and so do the gradient's covariance and its hessian; an activation takes
@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from .state import COVARIANCE_LIMIT
+from .site import Operand
+from .state import COVARIANCE_LIMIT, Moments
 from .transfer.recurrent.cells import CELLS
 
-__all__ = ["covariance_plan"]
+__all__ = ["covariance_plan", "propagation_seconds"]
 
 _RATE = 2e10
 """Multiplications and additions in a second."""
@@ -25,6 +27,9 @@ _PER_PAIR = 500
 
 _MAX_PAIRS_IN_ALL = 32_000_000
 """Pairs of features of all layers together."""
+
+_PER_TENSOR, _PER_NUMBER, _PER_WEIGHT = 5e-4, 3e-7, 2e-8
+"""Seconds for each tensor, for each moment or draw of those that depend on the example, and for each element of the others."""
 
 
 def covariance_plan(nodes: Sequence[ir.Node], seconds: float) -> Mapping[ir.Node, bool]:
@@ -38,6 +43,15 @@ def covariance_plan(nodes: Sequence[ir.Node], seconds: float) -> Mapping[ir.Node
             break
         plan[node] = True
     return plan
+
+
+def propagation_seconds(values: Mapping[ir.Value, Operand], plan: Mapping[ir.Node, bool]) -> float:
+    """Seconds that a propagation takes, forward and backward, which has these values and this plan of covariances."""
+    carried = sum(cost.seconds for node, full in plan.items() if full and (cost := _cost(node)) is not None)
+    moments = [value for value in values.values() if isinstance(value, Moments)]
+    numbers = sum(m.mean.size + (0 if m.drawn is None else m.drawn.values.size) for m in moments)
+    weights = sum(value.size for value in values.values() if isinstance(value, np.ndarray))
+    return _PER_TENSOR * len(values) + _PER_NUMBER * numbers + _PER_WEIGHT * weights + carried
 
 
 @dataclass(frozen=True, order=True)

@@ -46,7 +46,7 @@ class Assumptions:
             number per channel of an image.
         variance: Variance of every input element, in the same way.
         label_frequencies: Share of each class among the labels of cross-entropy, `[classes]`; None for equal shares.
-        budget: Seconds that may be spent on full covariances, by an estimate from the shapes of the layers.
+        budget: Seconds that may be spent on full covariances, and again on remedies, by an estimate from shapes.
     """
 
     batch_size: int = 32

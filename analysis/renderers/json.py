@@ -35,6 +35,7 @@ def render_json(report: ReportContents) -> str:
             {key: getattr(row, key) for key in ("layer", "log10_gain", *CAUSES)} for row in report.attribution
         ],
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        "not_recomputed": report.not_recomputed,
         "fuses": [
             {key: getattr(fuse, key) for key in ("name", "kind", "target", "threshold", "reason")}
             for fuse in report.fuses

@@ -120,6 +120,9 @@ def _findings(console: Console, report: ReportContents) -> None:
         if finding.remedies and not new:
             console.print(Padding(Text("- remedies: as above"), (0, 0, 0, 2)))
         offered.update(remedy.text for remedy in finding.remedies)
+    if report.not_recomputed:
+        console.print()
+        console.print(Text(report.not_recomputed))
 
 
 def _remedy(remedy: Remedy) -> str:

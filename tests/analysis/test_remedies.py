@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gradfuse.analysis import Remedy, RiskReport, analyse
+from gradfuse.analysis.moments import Assumptions, propagate, propagation_seconds
 from gradfuse.analysis.remedies import OFFERS, learning_rate_remedy
 from gradfuse.graph import GradientGraph, TrainableModel
 from gradfuse.graph.remedies import insert_batch_norm
@@ -136,3 +137,19 @@ def test_what_does_not_help_is_not_offered(text_graph: TextGraph) -> None:
     kinds = {remedy.kind for finding in analyse(graph).findings for remedy in finding.remedies}
     assert "normalisation" in kinds
     assert not kinds & {"activation", "residual"}
+
+
+def test_the_budget_decides_which_remedies_are_recomputed(plain: GradientGraph) -> None:
+    state = propagate(plain, Assumptions())
+    one = propagation_seconds(state.values, state.full_covariance)
+    reports = [analyse(plain, Assumptions(budget=budget)) for budget in (0.0, 1.5 * one, 10.0)]
+    recomputed = [
+        {r.kind for finding in report.findings for r in finding.remedies} - {"fuse", "learning-rate"}
+        for report in reports
+    ]
+    assert recomputed[:2] == [set(), {"init"}]
+    assert recomputed[2] > {"init"}
+    assert reports[0].not_recomputed.endswith("not recomputed within the budget of 0 s: --budget 10")
+    assert "3 remedies (init, normalisation, batch-norm) not recomputed" in reports[0].render()
+    assert reports[1].not_recomputed.startswith("2 remedies (normalisation, batch-norm) not recomputed")
+    assert reports[2].not_recomputed == ""

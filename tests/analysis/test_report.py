@@ -18,8 +18,8 @@ from gradfuse.graph import GradientGraph, InputError
 from .analysis_networks import gradient_graph, mlp
 
 KEYS = [
-    "schema", "tool", "model", "assumptions", "summary", "probe", "profile", "attribution", "findings", "fuses",
-    "fuse_plan",
+    "schema", "tool", "model", "assumptions", "summary", "probe", "profile", "attribution", "findings",
+    "not_recomputed", "fuses", "fuse_plan",
 ]  # fmt: skip
 
 
