@@ -81,7 +81,8 @@ def _summary(console: Console, report: ReportContents) -> None:
     console.print(
         Text(
             f"{name}{model['parameters']:,} parameters, {model['nodes']} nodes; assumed: inputs {assumed['input']},"
-            f" {assumed['loss']}, batches of {assumed['batch_size']}. {ran}"
+            f" {assumed['loss']}, batches of {assumed['batch_size']}; covariance between channels kept in"
+            f" {assumed['full_covariance']}. {ran}"
         )
     )
     console.print(Text(f"parity: {_safe(str(model['parity']))}"))
