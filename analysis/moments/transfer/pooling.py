@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..blocks import blocks_of
 from ..correlation import correlation
 from ..curves import Seed
 from ..errors import UnknownTransferError
@@ -275,18 +276,29 @@ def _values(x: Moments) -> Array:
 
 def _probability_of_largest(values: Array, size: int) -> Array:
     """P of each value, of the shape of `values`."""
-    channels = values.shape[1]
-    flat = values.reshape(len(NODES), channels, -1)
-    weights = np.broadcast_to(WEIGHTS[:, None] / flat.shape[2], flat.shape[::2]).reshape(-1)
-    result = np.empty(flat.shape)
-    for channel in range(channels):
-        own = np.ascontiguousarray(flat[:, channel]).reshape(-1)
-        order = np.argsort(own, kind="stable")
-        below = np.concatenate([[0.0], np.cumsum(weights[order])])
-        # The middle of a value's own weight: an atom is beaten by half of itself.
-        rank = (np.searchsorted(own[order], own, "left") + np.searchsorted(own[order], own, "right")) // 2
-        result[:, channel] = np.clip(below[rank], 0.0, 1.0).reshape(flat.shape[::2]) ** (size - 1)
-    return result.reshape(values.shape)
+    channels, positions = values.shape[1], int(np.prod(values.shape[2:]))
+    own = np.moveaxis(values, 1, 0).reshape(channels, -1)
+    weights = np.repeat(WEIGHTS / positions, positions)
+    result = np.empty(own.shape)
+    for block in blocks_of(channels, own.size):
+        result[block] = _rank(own[block], weights)
+    result = np.clip(result, 0.0, 1.0) ** (size - 1)
+    return np.moveaxis(result.reshape(channels, *values.shape[:1], *values.shape[2:]), 0, 1)
+
+
+def _rank(rows: Array, weights: Array) -> Array:
+    """The weight of what is below each number of its row. The middle of equal ones: an atom is beaten by half of itself."""
+    order = np.argsort(rows, 1, kind="stable")
+    ordered = np.take_along_axis(rows, order, 1)
+    places = np.arange(rows.shape[1] + 1)
+    edge = np.ones((len(rows), len(places)), bool)
+    edge[:, 1:-1] = ordered[:, 1:] != ordered[:, :-1]
+    left = np.maximum.accumulate(np.where(edge, places, 0), 1)[:, :-1]
+    right = np.minimum.accumulate(np.where(edge, places, len(places))[:, ::-1], 1)[:, -2::-1]
+    below = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(weights[order], 1)], 1)
+    result = np.empty(rows.shape)
+    np.put_along_axis(result, order, np.take_along_axis(below, (left + right) // 2, 1), 1)
+    return result
 
 
 def _largest(x: Moments, kernel: tuple[int, ...], geometry: Geometry) -> Array:
