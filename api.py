@@ -335,8 +335,10 @@ def train(
         warmup: Steps over which the learning rate rises.
         clip: As for `fuse`.
         at: As for `fuse`.
-        loss: The name of one of `graph.LOSSES`, with parameters as `huber(delta=0.5)`; a Loss; or a function of PyTorch tensors
-            `loss(output, target)`, itself or as `file.py:callable` (see `converters.loss_from_torch`).
+        loss: The name of one of `graph.LOSSES`, with parameters as `huber(delta=0.5)`, or of one of Keras's, as
+            `keras.losses.Huber(delta=0.5)`; a Loss or a `keras.losses.Loss`; or a function, itself or as `file.py:callable`,
+            of PyTorch tensors `loss(output, target)` or of Keras's `loss(y_true, y_pred)`: the names of its arguments tell
+            which (see `converters.find_loss`).
         input_shape: As for `convert`.
         tolerance: As for `convert`.
         verify: As for `convert`.

@@ -44,7 +44,8 @@ InputShape = Annotated[
 Loss = Annotated[
     str,
     typer.Option(
-        help="A name, as mse, with parameters, as 'huber(delta=0.5)', or file.py:callable, a function of PyTorch tensors."
+        help="A name, as mse, with parameters, as 'huber(delta=0.5)' or 'keras.losses.Huber(delta=0.5)', or file.py:callable: "
+        "PyTorch's loss(output, target) or Keras's loss(y_true, y_pred)."
     ),
 ]
 Tolerance = Annotated[

@@ -27,16 +27,22 @@ from .keras_layers import traced_layers
 from .keras_markers import Markers
 from .opset import check_opset, to_opset
 from .parity import Array
-from .tensorflow_graph import check_ops, mark_stopped, name_signature, restore_constants, restore_variables
-from .tensorflow_ops import HANDLERS
+from .tensorflow_graph import (
+    OPSET,
+    check_ops,
+    mark_stopped,
+    name_signature,
+    restore_constants,
+    restore_variables,
+    to_onnx,
+)
 
 __all__ = ["from_keras"]
 
-_OPSET = 18  # the newest that tf2onnx writes
 _SCOPE = re.compile(r"\.(_\d+)?$")  # what `keras_layers` and TensorFlow add to a layer's name
 
 
-def from_keras(model: Any, examples: Sequence[Array] | None = None, *, opset: int = _OPSET) -> TrainableModel:
+def from_keras(model: Any, examples: Sequence[Array] | None = None, *, opset: int = OPSET) -> TrainableModel:
     """Convert a Keras 3 model.
 
     Parameters carry the path of their variable, without the name of the model itself: `dense/kernel`. Variables with
@@ -81,8 +87,7 @@ def _to_onnx(
     model: Any, signature: Signature, variables: Sequence[Any], markers: Markers
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """The traced model, its variables inputs of the graph; and what its other inputs are, tensors that its layers hold."""
-    tf2onnx, tf = require("tensorflow", "tf2onnx"), require("tensorflow")
-    count = len(signature.names)
+    tf, count = require("tensorflow"), len(signature.names)
 
     def forward(*tensors: Any) -> Any:
         values = {id(v): value for v, value in zip(variables, tensors[count:], strict=True)}
@@ -93,17 +98,9 @@ def _to_onnx(
     types = list(zip(signature.shapes, signature.dtypes, strict=True))
     specs = [tf.TensorSpec(shape, dtype, f"input_{i}") for i, (shape, dtype) in enumerate(types)]
     specs += [tf.TensorSpec(v.shape, v.dtype, f"variable_{i}") for i, v in enumerate(variables)]
-    handlers = {**HANDLERS, "Print": markers.handle}
-    traced = tf.function(forward, autograph=False)
     try:
-        with traced_layers(markers), silenced("tf2onnx"):
-            captures = traced.get_concrete_function(*specs).graph.captures
-            proto, _ = tf2onnx.convert.from_function(
-                traced,
-                input_signature=specs,
-                opset=_OPSET,
-                custom_op_handlers={op: (handler, []) for op, handler in handlers.items()},
-            )
+        with traced_layers(markers):
+            return to_onnx(tf.function(forward, autograph=False), specs, {"Print": markers.handle})
     except GradfuseError as error:
         raise _as_raised(error) from None
     except Exception as error:  # whatever the model's own code raises
@@ -111,8 +108,6 @@ def _to_onnx(
             f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {_reason(error)}",
             remedy="replace the layer that it names",
         ) from error
-    held = [(inner.name, outer) for outer, inner in captures if inner.dtype != tf.resource]
-    return proto, {name: tensor.numpy() for name, tensor in held if not tf.is_symbolic_tensor(tensor)}
 
 
 def _as_raised(error: BaseException) -> BaseException:

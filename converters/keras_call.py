@@ -18,6 +18,7 @@ __all__ = [
     "TENSORFLOW_LOSSES",
     "Signature",
     "call",
+    "check_backend",
     "example_for",
     "layers_of",
     "reference",
@@ -124,7 +125,8 @@ _OF_TRAINING = {
 }
 
 
-def _check_built(model: Any) -> None:
+def check_backend() -> None:
+    """Raise InputError if Keras does not run on TensorFlow."""
     keras = require("tensorflow", "keras")
     if (backend := keras.backend.backend()) != "tensorflow":
         raise InputError(
@@ -132,6 +134,10 @@ def _check_built(model: Any) -> None:
             expected="the TensorFlow backend",
             remedy="set KERAS_BACKEND=tensorflow before Keras is imported",
         )
+
+
+def _check_built(model: Any) -> None:
+    check_backend()
     if not model.built:
         raise InputError(
             f"the Keras model {model.name!r} is not built",

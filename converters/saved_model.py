@@ -28,12 +28,18 @@ from .frameworks import require, silenced
 from .keras_call import TENSORFLOW_LOSSES
 from .opset import check_opset, to_opset
 from .parity import Array, DrawTarget, Reference
-from .tensorflow_graph import check_ops, mark_stopped, name_signature, restore_variables
+from .tensorflow_graph import (
+    OPSET,
+    check_ops,
+    mark_stopped,
+    name_signature,
+    nodes_of,
+    restore_variables,
+)
 from .tensorflow_ops import HANDLERS
 
 __all__ = ["SavedModel", "load_saved_model", "saved"]
 
-_OPSET = 18  # the newest that tf2onnx writes
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _OF_VARIABLES = {"VarHandleOp", "ReadVariableOp", "ResourceGather"}
 
@@ -58,7 +64,7 @@ class SavedModel:
     trainable: Sequence[str]
     outputs: Mapping[str, str]
 
-    def convert(self, *, opset: int = _OPSET) -> TrainableModel:
+    def convert(self, *, opset: int = OPSET) -> TrainableModel:
         """The TrainableModel.
 
         Raises:
@@ -86,7 +92,7 @@ class SavedModel:
                     self.graph,
                     input_names=self._placeholders(),
                     output_names=list(self.outputs.values()),
-                    opset=_OPSET,
+                    opset=OPSET,
                     custom_op_handlers={op: (handler, []) for op, handler in HANDLERS.items()},
                 )
         except Exception as error:  # whatever tf2onnx stumbles over
@@ -221,20 +227,13 @@ def _shape(info: Any) -> tuple[int | None, ...]:
 
 def _refuse_what_acts(folder: Path, graph: Any) -> None:
     """Raise UnsupportedError for an op that could read a file, write one, or do anything but compute."""
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         if node.op not in _computing():
             raise UnsupportedError(
                 f"{folder} holds the op {node.op} ({node.name}), which may do more than compute, or has no counterpart in ONNX",
                 expected="a graph of arithmetic on tensors and variables",
                 remedy="if you trust it, pass file.py:callable, a function that builds the model",
             )
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of its functions."""
-    yield from graph.node
-    for function in graph.library.function:
-        yield from function.node_def
 
 
 def _part(graph: Any, ends: Sequence[str]) -> Any:
@@ -352,7 +351,7 @@ def _rename_functions(graph: Any) -> None:
     prefix = f"gradfuse_{next(_NUMBERS)}_"
     for function in graph.library.function:
         function.signature.name = prefix + function.signature.name
-    for node in _nodes(graph):
+    for node in nodes_of(graph):
         for attribute in node.attr.values():
             if attribute.HasField("func"):
                 attribute.func.name = prefix + attribute.func.name

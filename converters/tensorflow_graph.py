@@ -1,8 +1,9 @@
-"""What tf2onnx makes of a TensorFlow graph, put in order: variables, names, and no op left over."""
+"""TensorFlow functions through tf2onnx, and what comes out put in order: variables, names, and no op left over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -10,10 +11,53 @@ import onnx_ir as ir
 from ..graph.errors import ConversionError
 from ..graph.model import STOP_GRADIENT
 from ..graph.source import describe_node
+from .frameworks import require, silenced
 from .parity import Array
-from .tensorflow_ops import STOPPED
+from .tensorflow_ops import HANDLERS, STOPPED
 
-__all__ = ["check_ops", "mark_stopped", "name_signature", "restore_constants", "restore_variables"]
+__all__ = [
+    "OPSET",
+    "check_ops",
+    "mark_stopped",
+    "name_signature",
+    "nodes_of",
+    "restore_constants",
+    "restore_variables",
+    "to_onnx",
+]
+
+OPSET = 18
+"""The newest that tf2onnx writes."""
+
+
+def to_onnx(
+    function: Any, specs: Sequence[Any], handlers: Mapping[str, Callable[..., None]]
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """A `tf.function` as ONNX, and what its inputs beyond `specs` are: tensors from outside, by the inputs' names.
+
+    Args:
+        function: The function.
+        specs: A `tf.TensorSpec` for each argument.
+        handlers: What becomes of ops, besides `HANDLERS`, by their names.
+    """
+    tf, tf2onnx = require("tensorflow"), require("tensorflow", "tf2onnx")
+    captures = function.get_concrete_function(*specs).graph.captures
+    with silenced("tf2onnx"):
+        proto, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=specs,
+            opset=OPSET,
+            custom_op_handlers={op: (handler, []) for op, handler in {**HANDLERS, **handlers}.items()},
+        )
+    held = [(inner.name, outer) for outer, inner in captures if inner.dtype != tf.resource]
+    return proto, {name: tensor.numpy() for name, tensor in held if not tf.is_symbolic_tensor(tensor)}
+
+
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """The nodes of a GraphDef and of its functions."""
+    yield from graph.node
+    for function in graph.library.function:
+        yield from function.node_def
 
 
 def restore_variables(graph: ir.Graph, arrays: Mapping[str, Array]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..graph.builder import Tensor
-from ..graph.callables import find_callable
+from ..graph.callables import required_arguments
 from ..graph.errors import InputError
 from ..graph.loss_function import build_loss
 from ..graph.losses import LOSSES, Loss
@@ -17,18 +16,7 @@ from .pytorch import from_pytorch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_loss", "loss_from_torch"]
-
-
-def find_loss(loss: str | Loss | Callable[..., Any]) -> str | Loss:
-    """The loss that a user means: `module:callable`, `file.py:callable` and functions are functions of PyTorch tensors.
-
-    Raises:
-        InputError: There is no such function, or it takes other arguments than a loss.
-    """
-    if isinstance(loss, str) and ":" in loss:
-        return loss_from_torch(find_callable(loss, "a loss of PyTorch tensors"), loss)
-    return loss_from_torch(loss) if callable(loss) else loss
+__all__ = ["loss_from_torch"]
 
 
 def loss_from_torch(function: Callable[..., torch.Tensor], name: str = "") -> Loss:
@@ -43,11 +31,7 @@ def loss_from_torch(function: Callable[..., torch.Tensor], name: str = "") -> Lo
         InputError: It takes other arguments.
         ConversionError: torch.export refuses it.
     """
-    arguments = [
-        argument.name
-        for argument in inspect.signature(function).parameters.values()
-        if argument.default is argument.empty
-    ]
+    arguments = required_arguments(function)
     name = name or getattr(function, "__name__", type(function).__name__)
     kind = {1: "output", 2: "mse"}.get(len(arguments))
     if kind is None:

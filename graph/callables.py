@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from .errors import InputError, some
 
-__all__ = ["call", "find_callable", "kind_of", "reason_of"]
+__all__ = ["call", "find_callable", "kind_of", "reason_of", "required_arguments"]
 
 
 def find_callable(source: str, expected: str) -> Callable[..., Any]:
@@ -48,6 +49,24 @@ def call(source: str, function: Callable[..., Any], expected: str) -> Any:
         return function()
     except Exception as error:  # whatever the user's own code raises
         raise InputError(f"{source} raised {reason_of(error)}", expected=expected) from error
+
+
+def required_arguments(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments without a default; of a `torch.nn.Module` those of its `forward`.
+
+    Raises:
+        InputError: The function, one written in C, does not tell.
+    """
+    try:
+        parameters = inspect.signature(getattr(function, "forward", function)).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{function!r} does not tell its arguments", expected="a function written in Python"
+        ) from error
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        one.name for one in parameters if one.default is inspect.Parameter.empty and one.kind not in variable
+    ]
 
 
 def kind_of(value: Any) -> str:

@@ -44,12 +44,18 @@ def build_loss(model: ir.Model, output: Tensor, *targets: Tensor) -> Tensor:
 
 
 def _append(builder: Builder, node: ir.Node, known: dict[ir.Value, Tensor]) -> None:
+    attributes = {
+        name: _body(builder, attribute.as_graph(), known)
+        if attribute.type == ir.AttributeType.GRAPH
+        else attribute
+        for name, attribute in node.attributes.items()
+    }
     copies = builder.ops(
         node.op_type,
         *(None if value is None else known[value] for value in node.inputs),
         dtypes=[value.dtype for value in node.outputs],
         domain=node.domain,
-        **node.attributes,
+        **attributes,
     )
     copied = copies[0].value.producer()
     assert copied is not None
@@ -57,3 +63,13 @@ def _append(builder: Builder, node: ir.Node, known: dict[ir.Value, Tensor]) -> N
     for value, copy in zip(node.outputs, copies, strict=True):
         copy.value.shape = value.shape
         known[value] = copy
+
+
+def _body(builder: Builder, body: ir.Graph, known: dict[ir.Value, Tensor]) -> ir.Graph:
+    """A copy of the body of a node of `model`, with what it takes from outside taken from the new graph."""
+    copied = builder.copying(body).graph
+    for node in copied.all_nodes():
+        for index, value in enumerate(node.inputs):
+            if value in known:
+                node.replace_input_with(index, known[value].value)
+    return copied

@@ -21,7 +21,7 @@ from .builder import Builder, Tensor
 from .errors import InputError
 from .model import TensorSpec
 
-__all__ = ["LOSSES", "Loss", "attach_loss", "base_name", "loss_named"]
+__all__ = ["LOSSES", "Loss", "attach_loss", "base_name", "loss_named", "parameters_of"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def loss_named(spelled: str | Loss, **parameters: Any) -> Loss:
     name = base_name(spelled)
     if name not in LOSSES:
         raise InputError(f"unknown loss {name!r}", expected=f"one of {', '.join(LOSSES)}")
-    given = {**_parameters(spelled), **parameters}
+    given = {**parameters_of(spelled), **parameters}
     loss = LOSSES[name]
     if not given:
         return loss
@@ -119,8 +119,8 @@ def loss_named(spelled: str | Loss, **parameters: Any) -> Loss:
     return Loss(f"{name}({shown})", loss.target, partial(loss.build, **given), loss.classes, ignored)
 
 
-def _parameters(spelled: str) -> dict[str, Any]:
-    """The parameters of `name(key=value, ...)`, whose values are numbers, lists of numbers, True or False."""
+def parameters_of(spelled: str) -> dict[str, Any]:
+    """The parameters of `name(key=value, ...)`, whose values are Python literals: numbers, lists, True, ..."""
     arguments = re.fullmatch(r"[^(]*(?:\((.*)\))?\s*", spelled)
     try:
         call: Any = ast.parse(f"_({arguments[1] or ''})" if arguments else "", mode="eval").body

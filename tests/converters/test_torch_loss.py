@@ -15,6 +15,7 @@ import gradfuse
 from gradfuse.analysis import analyse
 from gradfuse.converters import find_loss, from_pytorch, loss_from_torch
 from gradfuse.graph import ConversionError, GradientGraph, InputError, evaluate
+from gradfuse.graph.losses import Loss
 from gradfuse.runtime import score
 
 
@@ -85,6 +86,14 @@ def test_labels_are_checked(module: nn.Module) -> None:
     data = np.zeros((4, 5), np.float32), np.array([0, 1, 2, 3])
     with pytest.raises(InputError, match="label 3 in row 3"):
         gradfuse.train(module, data, loss=focal)
+
+
+def test_a_module_s_arguments_are_those_of_its_forward() -> None:
+    loss = find_loss(nn.HuberLoss(delta=0.5))
+    assert isinstance(loss, Loss)
+    assert loss.name == "HuberLoss"
+    with pytest.raises(InputError, match="takes 3 arguments"):
+        loss_from_torch(nn.CosineEmbeddingLoss())
 
 
 def test_what_is_no_loss_says_so(module: nn.Module) -> None:
