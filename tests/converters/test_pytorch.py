@@ -366,7 +366,8 @@ def test_tokens_take_their_range_from_the_embedding():
 
 def test_a_convolution_needs_an_example():
     with pytest.raises(
-        InputError, match=r"does not follow from its first layer Conv2d; example_input, or --input-shape"
+        InputError,
+        match=r"does not follow from its first layer Conv2d; example_input, --input-shape as 1x28x28, or a callable",
     ):
         convert(nn.Sequential(nn.Conv2d(1, 2, 3)))
 
