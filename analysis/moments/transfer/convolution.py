@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+_MANY_LAGS = 20
+"""Lags of a kernel from which the spectrum is quicker: 3 by 3 taps have 13, 5 by 5 have 41."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Stride, dilation and padding of each spatial axis, and groups."""
@@ -272,10 +276,44 @@ def through_taps(covariance: Array, weight: Array, geometry: Geometry) -> Array:
 
 
 def _through_taps(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
-    """Of one group. A single tap moves nothing; others multiply the spectrum, a block of outputs at a time."""
+    """Of one group: by the lags of a kernel of few taps, else by the spectrum, which depthwise kernels are quicker by too."""
+    lags = _half_lags(weight.shape[2:])
+    if len(lags) > 1 and (weight.shape[1] == 1 or len(lags) > _MANY_LAGS):
+        return _by_spectrum(covariance, weight, dilations)
+    taps = np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-2, -1)))
+    result = np.zeros((len(weight), *covariance.shape[1:]))
+    for lag in lags:
+        result += np.tensordot(_autocorrelation(taps, lag), _both_ways(covariance, lag, dilations), 1)
+    return result
+
+
+def _half_lags(kernel: Sequence[int]) -> list[tuple[int, ...]]:
+    """Differences of two taps, one of each and its opposite."""
+    lags = itertools.product(*(range(1 - taps, taps) for taps in kernel))
+    return [lag for lag in lags if lag >= (0,) * len(kernel)]
+
+
+def _autocorrelation(taps: Array, lag: Sequence[int]) -> Array:
+    """A(lag), `[O, C / groups]`, of `[*kernel, O, C / groups]`; that of the opposite lag is the same."""
+    before = tuple(slice(max(-n, 0), size - max(n, 0)) for n, size in zip(lag, taps.shape, strict=False))
+    after = tuple(slice(max(n, 0), size - max(-n, 0)) for n, size in zip(lag, taps.shape, strict=False))
+    return np.asarray((taps[before] * taps[after]).sum(tuple(range(len(lag)))))
+
+
+def _both_ways(covariance: Array, lag: Sequence[int], dilations: Sequence[int]) -> Array:
+    """K(. - lag) + K(. + lag) on the torus."""
+    if not any(lag):
+        return covariance
+    shift = [n * step for n, step in zip(lag, dilations, strict=True)]
+    axes = tuple(range(1, covariance.ndim))
+    moved = np.roll(covariance, shift, axes)
+    moved += np.roll(covariance, [-n for n in shift], axes)
+    return moved
+
+
+def _by_spectrum(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
+    """A block of outputs at a time."""
     lengths = covariance.shape[1:]
-    if set(weight.shape[2:]) == {1}:
-        return np.tensordot(weight.reshape(weight.shape[:2]) ** 2, covariance, 1)
     axes = tuple(range(-len(lengths), 0))
     spectrum = np.fft.rfftn(covariance, axes=axes)
     size = len(weight) * covariance.size
