@@ -60,7 +60,7 @@ def test_it_stands_beside_the_prediction(graph: GradientGraph, measured: Measure
     assert document["probe"]["predicted"]["basis"] == "predicted"
     assert document["probe"]["disagreements"] == []
     text = report.render("text")
-    assert "Measured on 4 batches of N(0,1)." in text
+    assert "Measured on 4 batches of N(0,1)." in " ".join(text.split())
     assert "Nothing was run" not in text
     assert (
         "measured"
