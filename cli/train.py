@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,7 +141,7 @@ def train(
         progress=sys.stderr.isatty(),
         on_epoch=_print_epoch,
         probe=not no_probe,
-        on_probe=_print_probe,
+        on_probe=partial(_print_probe, clip),
     )
     _print_fuses(trained, clip)
     if trained.diverged:
@@ -164,7 +165,7 @@ def _print_divergence(trained: Trained, clip: str) -> None:
     print(f"gradfuse report says why{advice}")
 
 
-def _print_probe(measured: Measurement) -> None:
+def _print_probe(clip: str, measured: Measurement) -> None:
     from ..analysis import THRESHOLDS
 
     norm = measured.global_norm
@@ -172,7 +173,8 @@ def _print_probe(measured: Measurement) -> None:
         f"probe: loss {_number(measured.loss)}, gradient norm {_number(norm)} on {measured.batches} batches"
     )
     if not norm < THRESHOLDS["GF101.norm"]:
-        print("gradients this large mostly end a training: gradfuse report says why, --clip auto bounds them")
+        advice = ", --clip auto bounds them" if clip == "none" else ""
+        print(f"gradients this large mostly end a training: gradfuse report says why{advice}")
 
 
 def _print_epoch(metrics: EpochMetrics) -> None:
