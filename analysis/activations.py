@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,12 @@ import onnx_ir as ir
 from .moments import Moments, Propagation
 from .moments.quadrature import NODES, WEIGHTS, Array
 from .moments.transfer import elementwise
-from .prediction import Prediction
 from .trunk import Step
 
 __all__ = [
     "Activation",
     "activations",
     "bounded_steps",
-    "curve_of",
     "dead_share",
     "fast_steps",
     "growth_exponent",
@@ -72,29 +70,31 @@ def is_replaceable(step: Step) -> bool:
     return step.cause == "activation" and step.nodes[0].op_type in elementwise.OPS
 
 
-def fast_steps(prediction: Prediction) -> list[tuple[Step, float]]:
+def fast_steps(
+    state: Propagation, steps: Sequence[Step], thresholds: Mapping[str, float]
+) -> list[tuple[Step, float]]:
     """Steps whose function grows faster than the power GF102.exponent of its input, with that power.
 
     Where the values before a function have overflown, it has no curve: it then counts as what the same ops are elsewhere.
     """
-    curves = [(step, curve) for step in prediction.steps if (curve := curve_of(prediction, step)) is not None]
+    curves = [(step, curve) for step in steps if (curve := _curve_of(state, step)) is not None]
     powers = [(step, 0.0 if np.all(np.isnan(curve)) else growth_exponent(curve)) for step, curve in curves]
     known: dict[tuple[str, ...], float] = {}
     for step, power in powers:
         known[_ops(step)] = max(power, known.get(_ops(step), 0.0))
     found = [(step, power or known[_ops(step)]) for step, power in powers]
-    return [(step, power) for step, power in found if power > prediction.thresholds["GF102.exponent"]]
+    return [(step, power) for step, power in found if power > thresholds["GF102.exponent"]]
 
 
-def bounded_steps(prediction: Prediction) -> list[Step]:
+def bounded_steps(state: Propagation, steps: Sequence[Step]) -> list[Step]:
     """Steps whose function is flat on both sides, as tanh."""
-    curves = [(step, curve_of(prediction, step)) for step in prediction.steps]
+    curves = [(step, _curve_of(state, step)) for step in steps]
     return [step for step, curve in curves if curve is not None and np.median(_tails(curve)) > 0]
 
 
-def curve_of(prediction: Prediction, step: Step) -> Array | None:
+def _curve_of(state: Propagation, step: Step) -> Array | None:
     """The function that an activation's step passes, at the quadrature nodes; None for any other step."""
-    moments = prediction.state.values[step.after]
+    moments = state.values[step.after]
     if step.cause != "activation" or not isinstance(moments, Moments) or moments.curve is None:
         return None
     return moments.curve.values

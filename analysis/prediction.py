@@ -12,6 +12,7 @@ from .attribution import Attribution, attribute
 from .moments import Assumptions, Propagation, propagate
 from .probe import Measurement
 from .profile import ProfileEntry, make_profile
+from .rare_examples import rare_examples
 from .trunk import Step, trunk
 from .verdict import Summary, predicted_summary
 
@@ -50,5 +51,6 @@ def predict(
     state = propagate(gradients, assumptions)
     steps, profile = trunk(state), make_profile(state, measurement)
     attribution = attribute(steps)
-    summary = predicted_summary(state, profile, attribution, thresholds)
+    rare = rare_examples(state, steps, thresholds)
+    summary = predicted_summary(state, profile, attribution, thresholds, rare)
     return Prediction(state, steps, profile, attribution, summary, thresholds)

@@ -110,7 +110,9 @@ def _activation(recomputed: Recomputation) -> Remedy | None:
     """ReLU with He's initialisation in place of fast-growing activations; where gradients vanish, of bounded ones."""
     prediction = recomputed.prediction
     vanishes = prediction.summary.log10_gain < 0
-    unsuitable = bounded_steps(prediction) if vanishes else [step for step, _ in fast_steps(prediction)]
+    state, trunk = prediction.state, prediction.steps
+    fast = fast_steps(state, trunk, prediction.thresholds)
+    unsuitable = bounded_steps(state, trunk) if vanishes else [step for step, _ in fast]
     steps = [step for step in unsuitable if is_replaceable(step)]
     if not steps:
         return None

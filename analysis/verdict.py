@@ -11,12 +11,16 @@ from .moments import Propagation
 from .moments.overflow import overflows
 from .probe import Measurement
 from .profile import ProfileEntry
+from .rare_examples import RareExamples
 from .trunk import Step
 
 __all__ = ["Summary", "measured_summary", "predicted_summary"]
 
 _STEEPNESS = 4.0
 """Natural log of the odds of risk for each decade of danger."""
+
+_LARGEST = 300.0
+"""Decades that a float64 can be multiplied by."""
 
 _SAMPLING = 0.1
 """Decades by which a few batches may miss the mean over many."""
@@ -37,6 +41,7 @@ class Summary:
         overflow_phase: `forward` or `backward`.
         basis: `predicted` or `measured`.
         danger: Decades beyond the nearer threshold of growth; negative below both, infinite where float32 overflows.
+        rare_log10: Decades that the danger, and not the gain, reckons with for rare examples (`rare_examples`).
     """
 
     verdict: str
@@ -47,6 +52,7 @@ class Summary:
     overflow_phase: str = ""
     basis: str = "predicted"
     danger: float = -math.inf
+    rare_log10: float = 0.0
 
 
 def predicted_summary(
@@ -54,8 +60,9 @@ def predicted_summary(
     profile: Sequence[ProfileEntry],
     attribution: Sequence[Attribution],
     thresholds: Mapping[str, float],
+    rare: RareExamples,
 ) -> Summary:
-    """Judge a prediction."""
+    """Judge a prediction; rare examples count for the danger, and not for the gain that layers share out."""
     overflow, phase = overflows(state)
     finite = all(math.isfinite(entry.grad_rms) for entry in profile)
     gain = sum(row.log10_gain for row in attribution) if finite else math.inf
@@ -64,11 +71,17 @@ def predicted_summary(
     norm = _norm((entry.grad_rms, entry.size) for entry in parameters)
     high = _norm((entry.high, entry.size) for entry in parameters)
     widths = [math.log10(entry.high / entry.grad_rms) for entry in profile if 0 < entry.grad_rms < math.inf]
-    danger = math.inf if overflow else _danger(gain, norm, thresholds)
+    raised = 10 ** min(rare.norm, _LARGEST)
+    rarely = _norm(
+        (entry.grad_rms * (raised if _is_weight(state, entry) else 1.0), entry.size) for entry in parameters
+    )
+    danger = math.inf if overflow else _danger(gain + rare.growth, rarely, thresholds)
     reach = max(danger, _danger(gain + max(widths, default=0.0), high, thresholds))
     through_time = sum(row.recurrence for row in attribution)
     verdict = _verdict(danger, reach, gain - min(through_time, 0.0) if norm else -math.inf, thresholds)
-    return Summary(verdict, _risk(danger), gain, norm, overflow, phase, "predicted", danger)
+    return Summary(
+        verdict, _risk(danger), gain, norm, overflow, phase, "predicted", danger, max(rare.growth, rare.norm)
+    )
 
 
 def measured_summary(
@@ -125,6 +138,12 @@ def _verdict(danger: float, reach: float, gain: float, thresholds: Mapping[str, 
 def _risk(danger: float) -> float:
     """Logistic in the decades beyond the thresholds."""
     return 1.0 / (1.0 + math.exp(-_STEEPNESS * max(min(danger, 8.0), -8.0)))
+
+
+def _is_weight(state: Propagation, entry: ProfileEntry) -> bool:
+    """Whether the parameter multiplies values, and is no bias."""
+    shape = state.graph.initializers[entry.tensor].shape
+    return shape is not None and len(shape) > 1
 
 
 def _norm(parts: Iterable[tuple[float, int]]) -> float:

@@ -63,6 +63,9 @@ def check(evidence: Evidence) -> list[Finding]:
 
 RULE = Rule("GF101", check, __doc__)
 
+_RARE = 0.5
+"""Decades from which on rare examples are worth a word."""
+
 
 def _severity(evidence: Evidence) -> str | None:
     summary = evidence.summary
@@ -81,6 +84,10 @@ def _message(evidence: Evidence) -> str:
         )
     if not summary.global_norm < evidence.threshold("GF101.norm"):
         parts.append(f"the norm of all parameters' gradients is {number(summary.global_norm)}")
+    if summary.rare_log10 >= _RARE:
+        parts.append(
+            f"rare examples of the first steps raise it {factor(summary.rare_log10)} more, through activations that grow fast"
+        )
     if summary.overflow:
         kind = "value" if summary.overflow_phase == "forward" else "gradient"
         parts.append(f"float32 overflows at the {kind} of {summary.overflow}")

@@ -3,13 +3,15 @@
 ## What it sees
 Elementwise functions (one op, or a chain of them) which, at the predicted distribution of their input, grow faster than
 the power `GF102.exponent` (1.5) of it: exponentials, squares, higher powers. It is an error where float32 overflows
-behind one, or where the report says `explodes` and the attribution puts part of the growth down to it; a warning where
-one of them alone raises the gradient's RMS `GF102.gain` (1.26) times or more.
+behind one, or where the report says `explodes` and the attribution, or what rare examples add, puts part of the growth down to
+it; a warning where one of them alone raises the gradient's RMS `GF102.gain` (1.26) times or more.
 
 ## Why it is bad
 The slope of such a function grows with its input, so that large inputs bring both larger outputs and larger gradients. In a
 stack the effect compounds doubly exponentially: e^e^e^x overflows float32 at x = 1.5. No initialisation is stable,
-since the growth depends on the data and not on the weights' scale alone.
+since the growth depends on the data and not on the weights' scale alone: one example of a thousand that is a third larger
+than the others has, behind four cubes, a gradient 3^4 powers of that away. What such examples add to the mean over the first
+16 batches (`rare_log10`) counts for verdict and risk, beside the gain of the ordinary example.
 
 ## Example
 `x ** 3` on a standard Gaussian input: the RMS of its slope 3 x^2 is sqrt(27) = 5.2, so each layer multiplies the
@@ -21,7 +23,7 @@ normalisation right before the function, so that its input stays within the rang
 update, and cannot help where the forward values are infinite.
 
 ## References
-Glorot and Bengio 2010; Poole et al. 2016; Schoenholz et al. 2017.
+Glorot and Bengio 2010; Poole et al. 2016; Schoenholz et al. 2017; Hanin 2018 (heavy tails at finite width).
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ __all__ = ["RULE"]
 
 def check(evidence: Evidence) -> list[Finding]:
     """One finding for all fast-growing activations, at the one that raises the gradient most."""
-    found = fast_steps(evidence.prediction)
+    prediction = evidence.prediction
+    found = fast_steps(prediction.state, prediction.steps, prediction.thresholds)
     if not found:
         return []
     step, exponent = max(found, key=lambda pair: (_gain(pair[0]), pair[1]))
     total, overflow = sum(_gain(step) for step, _ in found), evidence.summary.overflow
-    severe = bool(overflow) or (evidence.summary.verdict == "explodes" and total > 0)
+    grows = total > 0 or evidence.summary.rare_log10 > 0
+    severe = bool(overflow) or (evidence.summary.verdict == "explodes" and grows)
     if not severe and _gain(step) < math.log10(evidence.threshold("GF102.gain")):
         return []
     numbers = {
