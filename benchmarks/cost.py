@@ -79,9 +79,10 @@ def _step(module: nn.Module, shape: tuple[int, ...]) -> float:
 
 def _line(name: str, path: Path, budget: str, base: int, step: float | None) -> None:
     size = path.stat().st_size + sum(file.stat().st_size for file in path.parent.glob("model.bin"))
-    peak, seconds, code = run("report", path, ["--fail-on", "never", "--budget", budget])
+    usage = run("report", path, ["--fail-on", "never", "--budget", budget])
+    peak, seconds = usage.resident, usage.seconds
     ratio = "" if step is None else f"{seconds / step:14.2f}"
-    failed = f"  failed with {code}" if code else ""
+    failed = f"  failed with {usage.code}" if usage.code else ""
     print(
         f"{name:12} {size / 4e6:9.1f}M {seconds:8.1f} {peak / 1e9:6.2f}GB {(peak - base) / size:7.2f} {ratio}{failed}",
         flush=True,

@@ -1,8 +1,9 @@
 """How much memory a model of more than 2 GB takes: converting it, reporting on it, and training it for a step.
 
 The model is written with its weights in a file beside it. Each command runs in a process of its own, on the command line.
-Printed is the peak of its resident memory, less that of the same command on a tiny model, in units of the model's size.
-Resident memory counts the pages of mapped files that were read, which the system takes back where it needs room.
+Printed are the peaks of its resident and of its anonymous memory, less those of the same command on a tiny model, in units of
+the model's size. Resident memory counts the pages of mapped files that were read, which the system takes back where it needs
+room; anonymous memory it cannot take back.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -38,11 +40,16 @@ def main(arguments: list[str]) -> int:
         data = Path(scratch) / "data.npz"
         rng = np.random.default_rng(0)
         np.savez(data, x=rng.standard_normal((4, INPUTS)).astype(np.float32), y=rng.integers(0, CLASSES, 4))
-        print(f"a model of {size / 1e9:.2f} GB: peak of resident memory, in models, and seconds")
+        print(f"a model of {size / 1e9:.2f} GB: peaks of memory in models, and seconds")
+        print(f"  {'':26} {'resident':>9} {'anonymous':>10} {'seconds':>8}")
         for name, command in commands(data).items():
-            (small, _, _), (large, seconds, code) = (run(name, path, command) for path in models)
-            failed |= code != 0
-            print(f"  {name:26} {(large - small) / size:6.2f} {seconds:8.1f}", flush=True)
+            small, large = (run(name, path, command) for path in models)
+            failed |= large.code != 0
+            resident, anonymous = large.resident - small.resident, large.anonymous - small.anonymous
+            print(
+                f"  {name:26} {resident / size:9.2f} {anonymous / size:10.2f} {large.seconds:8.1f}",
+                flush=True,
+            )
     return int(failed)
 
 
@@ -57,24 +64,42 @@ def commands(data: Path) -> dict[str, list[str]]:
     }
 
 
-def run(name: str, model: Path, arguments: list[str]) -> tuple[int, float, int]:
-    """Peak of resident memory in bytes, seconds, and exit code of a command."""
+class Usage(NamedTuple):
+    """Peaks of resident and of anonymous memory in bytes, seconds, and exit code of a command."""
+
+    resident: int
+    anonymous: int
+    seconds: float
+    code: int
+
+
+def run(name: str, model: Path, arguments: list[str]) -> Usage:
+    """Run a command, and watch its memory."""
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=model.parent.parent) as out:
+    with (
+        tempfile.TemporaryDirectory(dir=model.parent.parent) as out,
+        tempfile.TemporaryFile("w+") as said,
+    ):
         command = [name.split()[0], str(model), *(part.replace("OUT", out) for part in arguments)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "gradfuse", *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-m", "gradfuse", *command], stdout=subprocess.DEVNULL, stderr=said
         )
-        assert process.stderr
-        said = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code:
-        print(said, end="")
-    return usage.ru_maxrss * 1024, time.perf_counter() - started, code
+        anonymous = [0]
+        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+            anonymous.append(anonymous_bytes(process.pid))
+            time.sleep(0.02)
+        code = process.returncode = os.waitstatus_to_exitcode(ended[1])
+        if code:
+            said.seek(0)
+            print(said.read(), end="")
+    return Usage(ended[2].ru_maxrss * 1024, max(anonymous), time.perf_counter() - started, code)
+
+
+def anonymous_bytes(process: int) -> int:
+    """Anonymous memory that a process holds now."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def write_model(path: Path, width: int) -> Path:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.errors import InputError
-from ..graph.files import save_model
-from ..graph.mapping import is_mapped
+from ..graph.rewriting import without_weights
 
-__all__ = ["DEVICES", "onnxruntime_for", "open_session"]
+__all__ = ["DEVICES", "Session", "onnxruntime_for", "open_session"]
 
 DEVICES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """The execution provider of each device."""
@@ -24,7 +23,7 @@ _INSTALL = {
 }
 
 _IN_MEMORY = 1 << 30
-"""Bytes of constants up to which a graph is handed over in memory; protobuf itself ends at 2 GiB."""
+"""Bytes of constants up to which they are part of the graph; protobuf itself ends at 2 GiB."""
 
 
 def onnxruntime_for(device: str) -> Any:
@@ -49,11 +48,30 @@ def onnxruntime_for(device: str) -> Any:
     return onnxruntime
 
 
-def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Any:
-    """An onnxruntime.InferenceSession of `model`.
+@dataclass(frozen=True)
+class Session:
+    """A graph, ready to run; of large constants it reads the memory that they lie in, which a graph of its own would copy."""
+
+    _session: Any
+    _constants: Mapping[str, Any]
+
+    def binding(self) -> Any:
+        """A new IOBinding, in which the large constants are bound."""
+        binding = self._session.io_binding()
+        for name, value in self._constants.items():
+            binding.bind_ortvalue_input(name, value)
+        return binding
+
+    def run(self, binding: Any) -> None:
+        """Run the graph on what is bound."""
+        self._session.run_with_iobinding(binding)
+
+
+def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Session:
+    """A session of `model`.
 
     Args:
-        model: A complete graph, of any size.
+        model: A complete graph, of any size. Nodes that can run run in their order in it.
         device: One of `DEVICES`.
         threads: Threads within an operator; 0 leaves it to onnxruntime, which takes one per core.
 
@@ -63,31 +81,21 @@ def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Any:
     onnxruntime = onnxruntime_for(device)
     options = onnxruntime.SessionOptions()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Operators that a device lacks run on the CPU.
     providers = list(dict.fromkeys((DEVICES[device], DEVICES["cpu"])))
-    tensors = [
-        value.const_value for value in model.graph.initializers.values() if value.const_value is not None
-    ]
-    mapped = [tensor for tensor in tensors if is_mapped(tensor)]
-    if sum(tensor.nbytes for tensor in tensors) - sum(tensor.nbytes for tensor in mapped) <= _IN_MEMORY:
-        # Those that lie in a file are handed over as they are mapped, whatever their size.
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in mapped]
-        options.add_external_initializers([tensor.name for tensor in mapped], values)
-        serialized = ir.serde.serialize_model(_without_data(model, mapped)).SerializeToString()
-        return onnxruntime.InferenceSession(serialized, options, providers=providers)
-    with tempfile.TemporaryDirectory(prefix="gradfuse-") as folder:
-        path = save_model(model, Path(folder) / "model.onnx")
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    # What is constant in the graph itself can be folded and packed.
+    model, tensors = without_weights(model) if _constant_bytes(model) > _IN_MEMORY else (model, {})
+    constants = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(np.require(tensor.numpy(), requirements="A"), device)
+        for name, tensor in tensors.items()
+    }
+    serialized = ir.serde.serialize_model(model).SerializeToString()
+    return Session(onnxruntime.InferenceSession(serialized, options, providers=providers), constants)
 
 
-def _without_data(model: ir.Model, mapped: Sequence[ir.TensorProtocol]) -> ir.Model:
-    """A copy that says of these tensors that they lie elsewhere, as onnxruntime wants it of what it is handed."""
-    clone = model.clone()
-    for tensor in mapped:
-        name = tensor.name or ""
-        clone.graph.initializers[name].const_value = ir.ExternalTensor(
-            "elsewhere", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name
-        )
-    return clone
+def _constant_bytes(model: ir.Model) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

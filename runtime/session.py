@@ -131,7 +131,7 @@ class TrainingSession:
         size = len(indices)
         if size not in self._bindings:
             self._bindings[size] = self._bind(size, 0), self._bind(size, 1)
-        self._session.run_with_iobinding(self._bindings[size][self._current])
+        self._session.run(self._bindings[size][self._current])
         self._current = 1 - self._current
         if (step + 1) % _STEPS_BETWEEN_SWEEPS == 0:
             self._drop_subnormals()
@@ -150,7 +150,7 @@ class TrainingSession:
 
     def _bind(self, size: int, current: int) -> Any:
         """The binding that reads buffer `current`, writes the other, and takes batches of `size`."""
-        binding = self._session.io_binding()
+        binding = self._session.binding()
         for spec, batch in zip(self._step.data, self._batches.inputs(size), strict=True):
             binding.bind_ortvalue_input(spec.name, batch.value)
         binding.bind_ortvalue_input(self._step.learning_rate, self._learning_rate.value)
@@ -192,13 +192,13 @@ class EvaluationSession:
             state: An OrtValue on the device for each of the graph's parameters and running statistics.
         """
         self._batches.fill(indices)
-        binding = self._session.io_binding()
+        binding = self._session.binding()
         for spec, batch in zip(self._graph.data, self._batches.inputs(len(indices)), strict=True):
             binding.bind_ortvalue_input(spec.name, batch.value)
         for name in self._graph.state:
             binding.bind_ortvalue_input(name, state[name])
         self._results.bind(binding)
-        self._session.run_with_iobinding(binding)
+        self._session.run(binding)
         return self._results.read()
 
 

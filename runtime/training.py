@@ -341,7 +341,7 @@ class _Training:
     def _end(self, folder: RunFolder | None) -> TrainingResult:
         state = self._session.arrays()
         weights = {name: state[name] for name in (*self._source.parameters, *self._source.state)}
-        if self._diverged_at is None and not all(np.isfinite(array).all() for array in weights.values()):
+        if self._diverged_at is None and not all(map(_is_finite, weights.values())):
             self._diverged_at = self._step
         model = with_weights(self._source, weights)
         if folder is not None:
@@ -362,6 +362,11 @@ def with_weights(model: TrainableModel, weights: Mapping[str, Array]) -> Trainab
     for name, array in weights.items():
         clone.graph.initializers[name].const_value = ir.tensor(array, name=name)
     return dataclasses.replace(model, onnx=clone)
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether all of an array is finite, without a mask of its size."""
+    return bool(np.isfinite([array.min(initial=0.0), array.max(initial=0.0)]).all())
 
 
 def _bite_text(bites: int, steps: int) -> str:

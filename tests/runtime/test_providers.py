@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from gradfuse.graph import GradientGraph, InputError
@@ -32,11 +33,23 @@ def test_a_missing_onnxruntime_says_what_to_install(monkeypatch):
         onnxruntime_for("cpu")
 
 
-def test_graphs_too_large_for_memory_go_through_a_file(model, monkeypatch):
+def test_large_constants_are_read_where_they_lie(model, monkeypatch):
+    """A graph that has them inside would compute with the old values."""
     monkeypatch.setattr("gradfuse.runtime.providers._IN_MEMORY", 0)
-    monkeypatch.setattr("gradfuse.graph.files._EXTERNAL_ABOVE", 0)
-    opened = open_session(model("mlp").onnx, threads=1)
-    assert opened.run(None, {"x": np.zeros((3, 64), np.float32)})[0].shape == (3, 10)
+    monkeypatch.setattr("gradfuse.graph.rewriting.is_large", lambda tensor, above: tensor.size > 100)
+    onnx, x = model("mlp").onnx.clone(), np.ones((3, 64), np.float32)
+    for value in onnx.graph.initializers.values():
+        value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+    opened, results = open_session(onnx, threads=1), []
+    for scale in (1, 2):
+        onnx.graph.initializers["fc2_weight"].const_value.numpy()[...] *= scale
+        binding = opened.binding()
+        binding.bind_cpu_input("x", x)
+        binding.bind_output("y")
+        opened.run(binding)
+        results.append(binding.copy_outputs_to_cpu()[0])
+    bias = onnx.graph.initializers["fc2_bias"].const_value.numpy()
+    np.testing.assert_allclose(results[1] - bias, 2 * (results[0] - bias), rtol=1e-4, atol=1e-6)
 
 
 class DeviceMemory:
