@@ -179,7 +179,7 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
                 module, inputs, dynamic_shapes=_dynamic_batch(module, inputs), strict=False
             )
         _detach_without_grad(program.graph)
-        decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions())
+        decomposed = _decomposed(program)
     except Exception as error:  # whatever the module's own code raises
         if "Constraints violated (batch)" in str(error):
             raise ConversionError(
@@ -194,6 +194,31 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
             remedy="check the shape of the example input, and move control flow that depends on data out of the forward",
         ) from error
     _refuse_state(decomposed, name)
+    return decomposed
+
+
+def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without what `decompositions` takes apart and without writes in place.
+
+    That takes as long as the export itself, and is left out where no operator is taken apart or writes.
+    """
+    import torch
+
+    ours, whole = decompositions(), torch.export.default_decompositions()
+
+    def is_kept(operator: Any) -> bool:
+        # A composite that is not among torch's own decompositions is taken apart whatever the table.
+        known = isinstance(operator, torch._ops.OpOverload) and operator not in ours
+        return (
+            known
+            and (torch.Tag.core in operator.tags or operator in whole)
+            and not operator._schema.is_mutable
+        )
+
+    calls = (node.target for node in program.graph.nodes if node.op == "call_function")
+    if all(map(is_kept, calls)):
+        return program
+    decomposed: torch.export.ExportedProgram = program.run_decompositions(ours)
     return decomposed
 
 

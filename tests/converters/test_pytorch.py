@@ -393,3 +393,34 @@ def test_the_gradient_of_a_while_loop_is_that_of_all_its_iterations():
         y = module.fc(y).tanh()
     (expected,) = torch.autograd.grad(y.mean(), module.fc.weight)
     np.testing.assert_allclose(found[graph.gradients["fc.weight"]], expected, rtol=1e-4, atol=1e-7)
+
+
+class _Spread(nn.Module):
+    def __init__(self, spread):
+        super().__init__()
+        self.fc, self.spread = nn.Linear(4, 3), spread
+
+    def forward(self, x):
+        return self.fc(x) * self.spread(x)
+
+
+@pytest.mark.parametrize(
+    ("spread", "taken_apart"),
+    [
+        (lambda x: torch.relu_(x * 1.0), True),  # writes
+        (torch.std, True),  # ours, behind a composite
+        (lambda x: x.amax().clamp(x.amin(), x.sum()), True),  # ours
+        (lambda x: x.flatten(1).std(1, keepdim=True), True),  # two composites
+        (torch.sigmoid, False),
+    ],
+)
+def test_a_module_is_taken_apart_only_where_that_changes_something(spread, taken_apart, monkeypatch):
+    calls, original = [], torch.export.ExportedProgram.run_decompositions
+
+    def counted(program, *tables):
+        calls.append(tables)
+        return original(program, *tables)
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", counted)
+    assert convert(_Spread(spread).eval(), example_input=np.ones((2, 4), np.float32)).parity
+    assert len(calls) == 1 + taken_apart
