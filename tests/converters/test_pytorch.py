@@ -398,7 +398,7 @@ def test_the_gradient_of_a_while_loop_is_that_of_all_its_iterations():
 class _Spread(nn.Module):
     def __init__(self, spread):
         super().__init__()
-        self.fc, self.spread = nn.Linear(4, 3), spread
+        self.fc, self.spread = nn.Linear(4, 4), spread
 
     def forward(self, x):
         return self.fc(x) * self.spread(x)
@@ -413,6 +413,7 @@ class _Spread(nn.Module):
         (lambda x: x.flatten(1).std(1, keepdim=True), True),  # two composites
         (torch.sigmoid, False),
     ],
+    ids=["write", "composite", "bounds", "composites", "nothing"],
 )
 def test_a_module_is_taken_apart_only_where_that_changes_something(spread, taken_apart, monkeypatch):
     calls, original = [], torch.export.ExportedProgram.run_decompositions
