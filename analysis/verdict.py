@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .attribution import Attribution
+from .followed import rests_on_little
 from .moments import Propagation
 from .moments.overflow import overflows
 from .probe import Measurement
@@ -32,7 +33,8 @@ class Summary:
 
     Attributes:
         verdict: `explodes`: the gradient is beyond the threshold GF101.growth or GF101.norm, or not finite; `at-risk`: the
-            interval reaches one; `vanishes`: it shrinks beyond GF108.shrink from layer to layer, or is zero; else `stable`.
+            interval reaches one, or most parameters lie behind ops that the prediction does not follow;
+            `vanishes`: it shrinks beyond GF108.shrink from layer to layer, or is zero; else `stable`.
             What it shrinks over the steps of a recurrent layer does not count: all steps train the same weights.
         risk: 0 to 1, monotone in the danger; 0.5 at the thresholds.
         log10_gain: Growth of the gradient's RMS from the output back to the first layer, in decades.
@@ -71,14 +73,13 @@ def predicted_summary(
     norm = _norm((entry.grad_rms, entry.size) for entry in parameters)
     high = _norm((entry.high, entry.size) for entry in parameters)
     widths = [math.log10(entry.high / entry.grad_rms) for entry in profile if 0 < entry.grad_rms < math.inf]
-    raised = 10 ** min(rare.norm, _LARGEST)
-    rarely = _norm(
-        (entry.grad_rms * (raised if _is_weight(state, entry) else 1.0), entry.size) for entry in parameters
-    )
+    rarely = _norm((entry.grad_rms * _raised(state, entry, rare), entry.size) for entry in parameters)
     danger = math.inf if overflow else _danger(gain + rare.growth, rarely, thresholds)
     reach = max(danger, _danger(gain + max(widths, default=0.0), high, thresholds))
     through_time = sum(row.recurrence for row in attribution)
     verdict = _verdict(danger, reach, gain - min(through_time, 0.0) if norm else -math.inf, thresholds)
+    if verdict == "stable" and rests_on_little(state):
+        verdict = "at-risk"
     return Summary(
         verdict, _risk(danger), gain, norm, overflow, phase, "predicted", danger, max(rare.growth, rare.norm)
     )
@@ -140,10 +141,10 @@ def _risk(danger: float) -> float:
     return 1.0 / (1.0 + math.exp(-_STEEPNESS * max(min(danger, 8.0), -8.0)))
 
 
-def _is_weight(state: Propagation, entry: ProfileEntry) -> bool:
-    """Whether the parameter multiplies values, and is no bias."""
+def _raised(state: Propagation, entry: ProfileEntry, rare: RareExamples) -> float:
+    """Factor that rare examples put on the gradient of what multiplies values; a bias has none."""
     shape = state.graph.initializers[entry.tensor].shape
-    return shape is not None and len(shape) > 1
+    return 10 ** min(rare.norm, _LARGEST) if shape is not None and len(shape) > 1 else 1.0
 
 
 def _norm(parts: Iterable[tuple[float, int]]) -> float:

@@ -36,6 +36,7 @@ from ..graph.lowering import OPSETS, infer_shapes
 from ..graph.model import FROZEN, TensorSpec, TrainableModel, spec_of
 from ..graph.source import describe_node
 from .batch import fixed_batch, with_any_batch
+from .contradictions import refuse_contradictions
 from .division import guard_division
 from .folding import fold_integers
 from .inlining import check_functions
@@ -261,6 +262,7 @@ def _normalise(model: ir.Model) -> None:
     LiftSubgraphInitializersToMainGraphPass()(model)
     _to_inference_form(model)
     infer_shapes(model)
+    refuse_contradictions(model)
     guard_division(model)
 
 

@@ -63,6 +63,11 @@ class Note:
     node: ir.Node
     text: str
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether no rule carried the moments: gradients behind the node are a guess."""
+        return unknown.APPROXIMATION in self.text
+
 
 @dataclass
 class Propagation:
@@ -310,7 +315,7 @@ class _Backward:
             self._add(value, contribution)
 
     def _rule(self, site: Site) -> Backward:
-        if any(note.node is site.node and unknown.APPROXIMATION in note.text for note in self.state.notes):
+        if any(note.node is site.node and note.is_unknown for note in self.state.notes):
             return unknown.backward
         if site.node.op_type in elementwise.INDEPENDENT:
             return elementwise.independent_backward

@@ -15,9 +15,7 @@ __all__ = ["SCHEMA", "render_json"]
 SCHEMA = "gradfuse-report/1"
 """Name of the schema."""
 
-_SUMMARY = (
-    "verdict", "risk", "log10_gain", "rare_log10", "global_norm", "overflow", "overflow_phase", "basis",
-)  # fmt: skip
+_SUMMARY = ("verdict", "risk", "log10_gain", "global_norm", "overflow", "overflow_phase", "basis")
 _PROFILE = (
     "tensor", "kind", "depth", "grad_rms", "low", "high", "value_rms", "measured_grad_rms", "measured_value_rms",
 )  # fmt: skip

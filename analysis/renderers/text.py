@@ -31,7 +31,7 @@ _OVERFLOW = "values overflow float32 in the forward pass, before there is a grad
 
 _VERDICTS = {
     "explodes": "training is predicted to fail at the first steps",
-    "at-risk": "gradients are so near to the limits that a run may exceed them; --probe measures some batches",
+    "at-risk": "the prediction does not exclude that a run exceeds the limits; --probe measures some batches",
     "stable": "gradients stay within two orders of magnitude from the last layer to the first",
     "vanishes": "the first layers receive less than a hundredth of the last layer's gradient",
 }

@@ -51,6 +51,7 @@ def check(evidence: Evidence) -> list[Finding]:
     numbers = {
         "log10_gain": summary.log10_gain,
         "global_norm": summary.global_norm,
+        "rare_log10": summary.rare_log10,
         "layers": _layers(evidence),
         "overflow": summary.overflow,
         "causes": by_cause(prediction.attribution),

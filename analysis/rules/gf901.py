@@ -6,6 +6,8 @@ was assumed.
 
 ## Why it is bad
 The prediction is less certain for everything before the op: the report widens its intervals, and may miss a growth there.
+Where more than half of the parameters lie behind ops without a rule, a warning says on how many the verdict rests, and
+what would be called stable is called at-risk.
 
 ## Example
 `CumSum`: values and gradients are taken to keep their mean square.
@@ -22,24 +24,34 @@ from __future__ import annotations
 from ...graph.source import describe_node
 from ..evidence import Evidence
 from ..findings import Finding
-from .rule import Rule
+from ..followed import followed_parameters, rests_on_little
+from .rule import Rule, finding
 
 __all__ = ["RULE"]
 
 
 def check(evidence: Evidence) -> list[Finding]:
-    """One note for each node."""
-    return [
-        Finding(
-            "GF901",
-            "note",
-            note.node.name or "",
-            note.node.op_type,
-            "forward",
-            f"{describe_node(note.node)}: {note.text}",
-        )
-        for note in evidence.prediction.state.notes
+    """One note for each node; before them a warning where the verdict rests on few parameters."""
+    state = evidence.prediction.state
+    notes = [
+        finding("GF901", "note", note.node, f"{describe_node(note.node)}: {note.text}", {}, phase="forward")
+        for note in state.notes
     ]
+    return [*_warning(evidence), *notes]
+
+
+def _warning(evidence: Evidence) -> list[Finding]:
+    state = evidence.prediction.state
+    if evidence.summary.basis == "measured" or not rests_on_little(state):
+        return []
+    followed, every = followed_parameters(state), state.gradients.source.parameters
+    nodes = [note.node for note in state.notes if note.is_unknown]
+    message = (
+        f"the verdict rests on {len(followed)} of {len(every)} parameters: the others lie behind ops without a rule,"
+        f" the last of them {describe_node(nodes[-1])}; --probe measures them"
+    )
+    numbers = {"followed": followed, "nodes": [node.name or "" for node in nodes]}
+    return [finding("GF901", "warning", nodes[-1], message, numbers, phase="forward")]
 
 
 RULE = Rule("GF901", check, __doc__)

@@ -204,3 +204,25 @@ def test_a_recurrent_node(text_graph: Callable[..., GradientGraph]) -> None:
     given = {"zero": np.array([0], INT)}
     shapes = {"w": (1, 32, 16), "r": (1, 32, 8), "c": (1, 64), "b": (8, 10)}
     assert "Softmax" not in predict(text_graph(body, x="float[batch,4,16]", given=given, **shapes))
+
+
+def test_a_model_that_is_mostly_behind_an_op_without_a_rule_is_not_called_stable(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    body = "h = MatMul(x, a) p = CumSum(h, one) y = MatMul(p, b)"
+    given = {"one": np.array(1)}
+    report = analyse(text_graph(body, given=given, a=(16, 16), b=(16, 10)))
+    assert report.summary.verdict == "at-risk"
+    warning, note = (finding for finding in report.findings if finding.code == "GF901")
+    assert (warning.severity, note.severity) == ("warning", "note")
+    assert warning.evidence["followed"] == ["b"]
+    assert "rests on 1 of 2 parameters" in warning.message
+
+
+def test_an_op_without_a_rule_before_few_parameters_is_a_note_alone(
+    text_graph: Callable[..., GradientGraph],
+) -> None:
+    body = "h = CumSum(x, one) s = Mul(h, g) r = MatMul(s, a) y = MatMul(r, b)"
+    report = analyse(text_graph(body, given={"one": np.array(1)}, g=(16,), a=(16, 16), b=(16, 10)))
+    assert [finding.severity for finding in report.findings if finding.code == "GF901"] == ["note"]
+    assert report.summary.verdict != "at-risk"
