@@ -6,14 +6,14 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ...graph.mapping import release
 from .quadrature import Array
 
-__all__ = ["blocks_of", "gram", "mean_square", "one_of", "product", "repeats"]
+__all__ = ["blocks_of", "each", "gram", "mean_square", "one_of", "product", "repeats"]
 
 _BLOCK = 1 << 20
 """Numbers in a block."""
@@ -35,6 +35,12 @@ def one_of(array: Array, axes: tuple[int, ...]) -> Array:
     if not axes or not repeats(array, axes):
         return array
     return array[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(array.ndim))]
+
+
+def each(function: Callable[..., Array], *arrays: Array) -> Array:
+    """An elementwise function of arrays of one shape, worked out once for what all of them repeat."""
+    axes = tuple(axis for axis in range(arrays[0].ndim) if all(repeats(array, (axis,)) for array in arrays))
+    return np.broadcast_to(function(*(one_of(array, axes) for array in arrays)), arrays[0].shape)
 
 
 def product(array: Array, weight: Array, square: bool = False) -> Array:

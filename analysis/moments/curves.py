@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import norm_spread
+from .autocovariance import Autocovariance
 from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
 from .state import COVARIANCE_LIMIT, Curve, GradientMoments, Moments
@@ -47,7 +48,8 @@ class Seed:
 
 def as_latent(name: str, moments: Moments) -> Moments:
     """The tensor as the identity of itself."""
-    mean, std = moments.mean, np.sqrt(moments.variance)
+    narrow = moments.narrow
+    mean, std = narrow.mean, np.sqrt(narrow.variance)
     if moments.tokens is not None:
         mean, std = _of_tokens(moments, moments.tokens.axes)
     elif mean.size * NODES.size > _MAX_CURVE_SIZE and mean.ndim > 1:
@@ -58,8 +60,13 @@ def as_latent(name: str, moments: Moments) -> Moments:
     if moments.positive:
         spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
         values = mean * np.exp(spread * broadcast_nodes(mean.ndim) - 0.5 * spread**2)
-    rho = None if moments.tokens is not None else correlation(moments)
-    return replace(moments, curve=Curve(name, values, rho))
+    return replace(moments, curve=Curve(name, values, _rho(moments)))
+
+
+def _rho(moments: Moments) -> Array | Autocovariance | None:
+    if moments.tokens is not None:
+        return None
+    return correlation(moments) if moments.mean.ndim < 2 else moments.known_lags.correlation()
 
 
 def _of_tokens(moments: Moments, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -88,45 +95,67 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
     with np.errstate(all="ignore"):
         mean = expectation(curve.values)
         variance = expectation((curve.values - mean) ** 2)
-        rho, covariance = curve.rho, None
-        if rho is not None and np.all(np.isfinite(variance)):
-            covariance = _with_variance(second_moments(curve.values, rho) - pairs(mean), variance)
+        rho, covariance, lags = curve.rho, None, None
+        if isinstance(rho, Autocovariance):
+            lags = second_moments(curve.values, rho) - pairs(mean)
+        elif rho is not None and np.all(np.isfinite(variance)):
+            covariance = second_moments(curve.values, rho) - pairs(mean)
+            np.fill_diagonal(covariance, variance)
     shape = latent.shape
     mean, variance, tokens = np.broadcast_to(mean, shape), np.broadcast_to(variance, shape), None
     if latent.tokens is not None:
         tokens = function_tokens(curve.values, variance, latent.tokens)
     spread = norm_spread.of_function(curve.values, latent)
-    return Moments(mean, variance, covariance, curve, tokens=tokens, norm_spread=spread)
-
-
-def _with_variance(covariance: Array, variance: Array) -> Array:
-    """Make the diagonal exact."""
-    if variance.ndim == 1:
-        np.fill_diagonal(covariance, variance)
-    return covariance
+    return Moments(mean, variance, covariance, curve, tokens=tokens, norm_spread=spread, lags=lags)
 
 
 def through(seed: Seed, latent: Moments) -> GradientMoments:
     """The gradient with respect to the latent of what arrived at the end of a chain."""
-    gradient, slope, xi = seed.gradient, seed.slope, broadcast_nodes(latent.mean.ndim)
-    if gradient.tokens is not None or latent.tokens is not None:
+    if seed.gradient.tokens is not None or latent.tokens is not None:
         return _through_tokens(seed, latent)
     with np.errstate(all="ignore"):
-        rho = correlation(latent)
-        b0, b1 = expectation(slope), expectation(slope * xi)
-        skew = gradient.second * expectation(slope**2 * xi) if latent.mean.ndim == 1 else None
-        mean = gradient.mean * b0
-        if gradient.hessian is not None and rho is not None:
-            # The gradient moves with the end, and the end with the slope.
-            mean = mean + np.sum(gradient.hessian * cross_covariance(slope, seed.end, rho), 1)
-        tilt = gradient.mean * b1
-        variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
-        covariance, tilted_total = _second_order(gradient, slope, latent, mean, b1)
-        hessian = _hessian(seed, tilt, latent)
-        if gradient.hessian is not None and hessian is not None and rho is not None:
-            tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
+        return _through_positions(seed, latent) if latent.mean.ndim > 1 else _through_dense(seed, latent)
+
+
+def _through_dense(seed: Seed, latent: Moments) -> GradientMoments:
+    """The same for a dense tensor, whose gradient may have a hessian."""
+    gradient, slope, xi, rho = seed.gradient, seed.slope, NODES[:, None], correlation(latent)
+    b0, b1, square = expectation(slope), expectation(slope * xi), expectation(slope**2)
+    skew = gradient.second * expectation(slope**2 * xi)
+    mean = gradient.mean * b0
+    if gradient.hessian is not None and rho is not None:
+        # The gradient moves with the end, and the end with the slope.
+        mean = mean + np.sum(gradient.hessian * cross_covariance(slope, seed.end, rho), 1)
+    tilt = gradient.mean * b1
+    variance = np.maximum(gradient.second * square - mean**2, 0.0)
+    covariance = None
+    if rho is not None:
+        raw = gradient.known_covariance + pairs(gradient.mean)
+        covariance = raw * second_moments(slope, rho) - pairs(mean)
+    tilted = gradient.second * expectation((slope * xi) ** 2) - (gradient.mean * b1) ** 2
+    tilted = np.maximum(tilted - gradient.cancelled * b1**2, 0.0)
+    hessian = _hessian(seed, tilt, latent)
+    if gradient.hessian is not None and hessian is not None and rho is not None:
+        tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
+    return GradientMoments(
+        mean, variance, covariance, gradient.cancelled * b0**2, tilt, tilted, hessian, skew
+    )
+
+
+def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
+    """The same for a tensor with positions."""
+    gradient, slope, xi = seed.gradient.narrow, seed.slope, broadcast_nodes(latent.mean.ndim)
+    rho = latent.known_lags.correlation()
+    b0, b1 = expectation(slope), expectation(slope * xi)
+    mean, tilt = gradient.mean * b0, gradient.mean * b1
+    variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
+    raw = gradient.known_lags + pairs(gradient.mean)
+    lags = raw * second_moments(slope, rho) - pairs(mean)
+    tilted = rho.count * (raw * second_moments(slope * xi, rho) - pairs(tilt)).total()
+    tilted = np.maximum(tilted - gradient.cancelled * _per_channel(b1**2), 0.0)
     cancelled = gradient.cancelled * _per_channel(b0**2)
-    return GradientMoments(mean, variance, covariance, cancelled, tilt, tilted_total, hessian, skew)
+    back = GradientMoments(mean, variance, None, cancelled, tilt, tilted, lags=lags)
+    return back.repeated(latent.shape)
 
 
 def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:
@@ -208,26 +237,5 @@ def _over(numerator: Array, std: Array) -> Array:
     return np.divide(numerator, std, out=np.zeros_like(numerator), where=std > 0)
 
 
-def _second_order(
-    gradient: GradientMoments, slope: Array, latent: Moments, mean: Array, b1: Array
-) -> tuple[Array | None, Array]:
-    """Covariance of the gradient, and variance of its product with the standardised latent summed over positions."""
-    xi, rho = broadcast_nodes(latent.mean.ndim), correlation(latent)
-    cancelled = gradient.cancelled * _per_channel(b1**2)
-    if latent.mean.ndim < 2:
-        covariance = None
-        if rho is not None:
-            raw = gradient.known_covariance + pairs(gradient.mean)
-            covariance = raw * second_moments(slope, rho) - pairs(mean)
-        tilted = gradient.second * expectation((slope * xi) ** 2) - (gradient.mean * b1) ** 2
-        return covariance, np.maximum(tilted - cancelled, 0.0)
-    assert rho is not None
-    axes, count = tuple(range(1, latent.mean.ndim)), latent.mean[0].size
-    raw = gradient.known_covariance + pairs(gradient.mean)
-    covariance = raw * second_moments(slope, rho) - pairs(mean)
-    tilted = count * np.sum(raw * second_moments(slope * xi, rho) - pairs(gradient.mean * b1), axes)
-    return covariance, np.maximum(tilted - cancelled, 0.0)
-
-
 def _per_channel(elements: Array) -> Array:
-    return elements if elements.ndim < 2 else elements.mean(tuple(range(1, elements.ndim)))
+    return np.asarray(elements.mean(tuple(range(1, elements.ndim))))

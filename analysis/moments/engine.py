@@ -447,7 +447,7 @@ def _read_once(state: Propagation) -> set[ir.Value]:
 
 def _filled(what: str, assumed: float | Array, value: ir.Value, shape: tuple[int, ...]) -> Array:
     try:
-        return np.array(np.broadcast_to(np.asarray(assumed, np.float64), shape))
+        return np.broadcast_to(np.asarray(assumed, np.float64), shape)
     except ValueError as error:
         raise InputError(
             f"an input {what} of shape {list(np.shape(assumed))} does not fit {value.name}",

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .autocovariance import Autocovariance
 from .quadrature import NODES, TERMS, Array, expectation, hermite_coefficients
 from .state import Moments
 from .tokens import as_rows, diagonal
@@ -50,13 +51,13 @@ def of_function(values: Array, x: Moments) -> float | None:
     psi = np.broadcast_to(psi, (len(psi), *x.shape))
     rows = np.stack([as_rows(part, axes).mean(0) if axes else part.reshape(-1) for part in psi])
     count = x.mean.size // rows.shape[1]
-    rho = x.tokens.within if x.tokens is not None else x.curve.rho if x.mean.ndim == 1 else None
+    rho = x.tokens.within if x.tokens is not None else x.curve.rho
     return (moved / whole) ** 2 * x.norm_spread + _ratio(_variance(rows, rho), whole / count)
 
 
-def _variance(coefficients: Array, rho: Array | None) -> float:
+def _variance(coefficients: Array, rho: Array | Autocovariance | None) -> float:
     """Of a sum of functions of normal features, `[orders, F]` coefficients."""
-    if rho is None or rho.ndim == 1:
+    if not isinstance(rho, np.ndarray) or rho.ndim == 1:
         return float(np.sum(coefficients[1:] ** 2))
     power, total = rho, 0.0
     for order in range(1, TERMS + 1):

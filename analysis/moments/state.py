@@ -2,9 +2,10 @@
 
 A tensor `[batch, *elements]` is described by one example's elements. Its elements are `[C]` (dense) or `[C, *positions]`.
 
-Covariances come in one array whose meaning follows from the elements: for dense tensors the matrix `[C, C]`; for tensors with
-positions the autocovariance `[C, *lags]` of each channel, averaged over positions, on a torus of the positions' shape (lag 0
-first), channels taken as uncorrelated. None stands for uncorrelated elements. Sequences carry `tokens`.
+Of dense tensors the covariance is the matrix `[C, C]`; of tensors with positions the autocovariance of each channel is known,
+channels taken as uncorrelated. None stands for uncorrelated elements. Sequences carry `tokens`.
+
+Where the positions of an image are alike, its arrays are views that repeat one number (`blocks`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from .blocks import blocks_of
+from .autocovariance import Autocovariance
+from .blocks import blocks_of, each, one_of, repeats
 from .quadrature import Array
 from .steps import Steps
 from .tokens import TokenCorrelation, TokenResponse, of_sum
@@ -32,8 +33,7 @@ __all__ = [
     "Moments",
     "ParameterGradient",
     "ValueDraws",
-    "lag0",
-    "white",
+    "are_alike",
 ]
 
 COVARIANCE_LIMIT = 2048
@@ -48,12 +48,12 @@ class Curve:
         latent: Name of the latent tensor, each element N(mean, variance).
         values: The function at the quadrature nodes of the latent, `[NODES, *elements]`, or with positions of length 1 where
             they share one function.
-        rho: Correlation of the latent's elements, in the form of a covariance; None where they are uncorrelated.
+        rho: Correlation of the latent's elements, `[C, C]` or by lags; None where they are uncorrelated.
     """
 
     latent: str
     values: Array
-    rho: Array | None
+    rho: Array | Autocovariance | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Moments:
     Attributes:
         mean: Mean of each element.
         variance: Variance of each element.
-        covariance: See above.
+        covariance: Of the elements of dense tensors, `[C, C]`.
+        lags: Covariance of the positions of each channel.
         curve: The tensor as a function of its latent; None where it is itself nearest to a Gaussian.
         positive: Whether it is known to have no negative elements, as a variance; it is then nearest to a log-normal.
         tokens: Correlation of a sequence's elements; None where the tensor is not known to be one.
@@ -111,11 +112,12 @@ class Moments:
     drawn: ValueDraws | None = None
     steps: Steps | None = None
     norm_spread: float | None = None
+    lags: Autocovariance | None = None
 
     @property
     def second(self) -> Array:
         """E x^2 of each element."""
-        return np.asarray(self.variance + self.mean**2)
+        return each(_second, self.mean, self.variance)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,8 +126,35 @@ class Moments:
 
     @property
     def known_covariance(self) -> Array:
-        """The covariance, with uncorrelated elements written out."""
-        return white(self.variance) if self.covariance is None else self.covariance
+        """The covariance of a dense tensor, with uncorrelated elements written out."""
+        return _diagonal(self.variance) if self.covariance is None else self.covariance
+
+    @property
+    def known_lags(self) -> Autocovariance:
+        """The autocovariance of a tensor with positions, with uncorrelated ones written out."""
+        return _white(self.variance) if self.lags is None else self.lags
+
+    @property
+    def narrow(self) -> Moments:
+        """With one position in place of all, where they are alike; `lags` then still tells their number."""
+        if not are_alike(self.mean, self.variance):
+            return self
+        return replace(
+            self,
+            mean=_narrow(self.mean),
+            variance=_narrow(self.variance),
+            lags=self.known_lags,
+        )
+
+    def repeated(self, shape: tuple[int, ...]) -> Moments:
+        """The way back from `narrow`, to a tensor of this shape."""
+        if self.mean.shape == shape:
+            return self
+        return replace(
+            self,
+            mean=np.broadcast_to(self.mean, shape),
+            variance=np.broadcast_to(self.variance, shape),
+        )
 
 
 @dataclass(frozen=True)
@@ -150,6 +179,7 @@ class GradientMoments:
         response: The hessian of a sequence. None counts as 0.
         drawn: Draws of it that belong to those of the value, on the way back from where values were drawn.
         steps: What is known of it as gradients of the states of a sequence.
+        lags: As for values.
     """
 
     mean: Array
@@ -164,25 +194,54 @@ class GradientMoments:
     response: TokenResponse | None = None
     drawn: GradientDraws | None = None
     steps: Steps | None = None
+    lags: Autocovariance | None = None
 
     @property
     def second(self) -> Array:
         """E[gradient^2] of each element."""
-        return np.asarray(self.variance + self.mean**2)
+        return each(_second, self.mean, self.variance)
 
     @property
     def known_covariance(self) -> Array:
-        """The covariance, with uncorrelated elements written out."""
-        return white(self.variance) if self.covariance is None else self.covariance
+        """The covariance of a dense tensor, with uncorrelated elements written out."""
+        return _diagonal(self.variance) if self.covariance is None else self.covariance
+
+    @property
+    def known_lags(self) -> Autocovariance:
+        """The autocovariance of a tensor with positions, with uncorrelated ones written out."""
+        return _white(self.variance) if self.lags is None else self.lags
+
+    @property
+    def narrow(self) -> GradientMoments:
+        """With one position in place of all, where they are alike; `lags` then still tells their number."""
+        if not are_alike(self.mean, self.variance, self.tilt):
+            return self
+        return replace(
+            self,
+            mean=_narrow(self.mean),
+            variance=_narrow(self.variance),
+            tilt=_narrow(self.tilt),
+            lags=self.known_lags,
+        )
+
+    def repeated(self, shape: tuple[int, ...]) -> GradientMoments:
+        """The way back from `narrow`, to a tensor of this shape."""
+        if self.mean.shape == shape:
+            return self
+        return replace(
+            self,
+            mean=np.broadcast_to(self.mean, shape),
+            variance=np.broadcast_to(self.variance, shape),
+            tilt=np.broadcast_to(self.tilt, shape),
+        )
 
     @property
     def total(self) -> Array:
         """Per channel, variance of the gradient's sum over a batch and its positions, divided by the batch size."""
         if self.mean.ndim < 2:
             return np.asarray(np.maximum(self.variance - self.cancelled, 0.0))
-        axes = tuple(range(1, self.mean.ndim))
-        count = self.mean[0].size
-        return np.asarray(np.maximum(count * self.known_covariance.sum(axes) - self.cancelled, 0.0))
+        lags = self.known_lags
+        return np.asarray(np.maximum(lags.count * lags.total() - self.cancelled, 0.0))
 
     @classmethod
     def of(
@@ -193,10 +252,13 @@ class GradientMoments:
         hessian: Array | None = None,
         tokens: TokenCorrelation | None = None,
         steps: Steps | None = None,
+        lags: Autocovariance | None = None,
     ) -> GradientMoments:
         """Moments of independent examples."""
-        none, flat = np.zeros(mean.shape[:1]), np.zeros(mean.shape)
-        return cls(mean, variance, covariance, none, flat, hessian=hessian, tokens=tokens, steps=steps)
+        none, flat = np.zeros(mean.shape[:1]), np.broadcast_to(0.0, mean.shape)
+        return cls(
+            mean, variance, covariance, none, flat, None, hessian, None, tokens, None, None, steps, lags
+        )
 
     def with_draws(self, drawn: GradientDraws) -> GradientMoments:
         """The same, with draws of it."""
@@ -207,25 +269,28 @@ class GradientMoments:
         covariance = None
         if self.covariance is not None or other.covariance is not None:
             covariance = self.known_covariance + other.known_covariance
+        lags = None
+        if self.lags is not None or other.lags is not None:
+            lags = self.known_lags + other.known_lags
         totals = [t for t in (self.tilted_total, other.tilted_total) if t is not None]
         hessians = [h for h in (self.hessian, other.hessian) if h is not None]
         responses = [r for r in (self.response, other.response) if r is not None]
         skews = [s for s in (self.skew, other.skew) if s is not None]
+        variance = each(np.add, self.variance, other.variance)
         return GradientMoments(
-            self.mean + other.mean,
-            self.variance + other.variance,
+            each(np.add, self.mean, other.mean),
+            variance,
             covariance,
             self.cancelled + other.cancelled,
-            self.tilt + other.tilt,
+            each(np.add, self.tilt, other.tilt),
             sum(totals[1:], totals[0]) if totals else None,
             sum(hessians[1:], hessians[0]) if hessians else None,
             sum(skews[1:], skews[0]) if skews else None,
-            of_sum(
-                [(self.tokens, self.variance), (other.tokens, other.variance)], self.variance + other.variance
-            ),
+            of_sum([(self.tokens, self.variance), (other.tokens, other.variance)], variance),
             functools.reduce(TokenResponse.__add__, responses) if responses else None,
             None if self.drawn is None or other.drawn is None else self.drawn + other.drawn,
             None if self.steps is None or other.steps is None else self.steps + other.steps,
+            lags,
         )
 
 
@@ -334,15 +399,24 @@ class GradientSummary:
         return (self.variances / batch_size + self.means) / max(self.size, 1)
 
 
-def white(variance: Array) -> Array:
-    """The covariance of uncorrelated elements."""
-    if variance.ndim < 2:
-        return np.diag(variance) if variance.ndim else variance
-    covariance = np.zeros(variance.shape)
-    covariance[lag0(variance.ndim)] = variance.mean(tuple(range(1, variance.ndim)))
-    return covariance
+def _diagonal(variance: Array) -> Array:
+    return np.diag(variance) if variance.ndim else variance
 
 
-def lag0(rank: int) -> Any:
-    """Index of lag 0 of every channel in an autocovariance of this rank."""
-    return (slice(None), *[0] * (rank - 1))
+def _second(mean: Array, variance: Array) -> Array:
+    return np.asarray(variance + mean**2)
+
+
+def _white(variance: Array) -> Autocovariance:
+    positions = tuple(range(1, variance.ndim))
+    return Autocovariance.white(_narrow(variance).mean(positions), variance.shape[1:])
+
+
+def are_alike(*arrays: Array) -> bool:
+    """Whether these views repeat one number for all positions of a channel, of which there is more than one."""
+    positions = tuple(range(1, arrays[0].ndim))
+    return arrays[0].size > len(arrays[0]) > 0 and all(repeats(array, positions) for array in arrays)
+
+
+def _narrow(array: Array) -> Array:
+    return one_of(array, tuple(range(1, array.ndim)))

@@ -1,50 +1,41 @@
 """Convolutions, and average pooling as one.
 
 Mean and variance are carried for each position by convolving with W and W o W; the variance is then corrected for the
-correlation of neighbouring positions, which the autocovariance carries: with A(t) = sum_k W(k) W(k + t) for each pair
-of channels,
-
-    K_y(lag) = sum_i (A_i * K_i)(lag)
-
-on the torus, read at every stride-th lag. Backward the same with W transposed and the lags spread out. The weight's
-gradient sums dy(p) x(p + k) over positions:
+correlation of neighbouring positions, which goes through the taps as an autocovariance (`taps`). Backward the same with W
+transposed and the lags spread out. The weight's gradient sums dy(p) x(p + k) over positions:
 
     E = corr(m, mu) + W o corr(tilt / sigma, v)
     Var = [corr(s, E x^2) - corr(m^2, mu^2)] raw / white / batch
     raw = sum_lag K_dy K_x + m^2 sum_lag K_x + total / n mu^2 + K_dy(0) Var_p(mu),     white: raw if both were uncorrelated
 
 m, s, mu, v, n: mean and second moment of dy, mean and variance of x, positions.
+
+Of large layers all positions are taken as alike. A tap then counts by the share of positions at which it lies inside the image:
+padding takes from the average what it takes at the border.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..blocks import blocks_of
+from ..blocks import each, one_of
 from ..quadrature import Array
 from ..site import Contribution, Site
-from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient
+from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
+from .taps import per_group, spread, strided, through_taps, white_lag0
 
-__all__ = [
-    "Geometry",
-    "at_lag0",
-    "average_pool_backward",
-    "average_pool_forward",
-    "backward",
-    "forward",
-    "spread",
-    "strided",
-    "through_taps",
-]
+__all__ = ["Geometry", "average_pool_backward", "average_pool_forward", "backward", "forward"]
 
+ALIKE = 5_000_000
+"""Multiplications of a convolution, of one example, from which its positions are taken as alike."""
 
-_MANY_LAGS = 20
-"""Lags of a kernel from which the spectrum is quicker: 3 by 3 taps have 13, 5 by 5 have 41."""
+Either = TypeVar("Either", Moments, GradientMoments)
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,20 @@ class Geometry:
             kernel,
         )
 
+    def shares(self, lengths: tuple[int, ...], outputs: tuple[int, ...]) -> Array:
+        """Share of the outputs for which a tap reads inside the image, `[*kernel]`."""
+        parts = []
+        for axis, (n, m) in enumerate(zip(lengths, outputs, strict=True)):
+            taps = np.arange(self.kernel[axis])[:, None] * self.dilations[axis] - self.pads[axis][0]
+            read = taps + np.arange(m) * self.strides[axis]
+            parts.append(np.mean((read >= 0) & (read < n), 1))
+        return np.asarray(functools.reduce(np.multiply.outer, parts))
+
+    def lengths(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Output positions of each axis."""
+        axes = zip(inputs, self.pads, self.dilations, self.kernel, self.strides, strict=True)
+        return tuple((n + sum(pads) - d * (k - 1) - 1) // s + 1 for n, pads, d, k, s in axes)
+
     def windows(self, x: Array) -> Array:
         """Padded input read at every tap: `[C, *kernel, *output positions]`, without copying."""
         padded = np.pad(x, ((0, 0), *self.pads))
@@ -83,6 +88,10 @@ class Geometry:
 
     def convolve(self, x: Array, weight: Array) -> Array:
         """x `[C, *S]`, weight `[O, C / groups, *kernel]`."""
+        if are_alike(x):
+            outputs = self.lengths(x.shape[1:])
+            each_one = per_group(_weighed(weight, self.shares(x.shape[1:], outputs)), _one(x), self.groups)
+            return _everywhere(each_one, outputs)
         rank, columns = len(self.kernel), self.windows(x)
         parts = [
             np.tensordot(w, c, rank + 1)
@@ -92,6 +101,10 @@ class Geometry:
 
     def transpose(self, y: Array, weight: Array, shape: tuple[int, ...]) -> Array:
         """The adjoint of `convolve`, for an input of this shape."""
+        if are_alike(y):
+            shares = self.shares(shape[1:], y.shape[1:]) * (np.prod(y.shape[1:]) / np.prod(shape[1:]))
+            turned = _transposed(_weighed(weight, shares), self.groups)
+            return _everywhere(per_group(turned, _one(y), self.groups), shape[1:])
         groups = zip(np.split(weight, self.groups), np.split(y, self.groups), strict=True)
         columns = np.concatenate([np.tensordot(w, g, (0, 0)) for w, g in groups])
         lengths = [n + before + after for n, (before, after) in zip(shape[1:], self.pads, strict=True)]
@@ -110,6 +123,11 @@ class Geometry:
 
     def correlate(self, y: Array, x: Array) -> Array:
         """sum over positions of y(p) x(p + k), `[O, C / groups, *kernel]`."""
+        if are_alike(x) and are_alike(y):
+            counts = self.shares(x.shape[1:], y.shape[1:]) * np.prod(y.shape[1:])
+            pairs = zip(np.split(_one(y), self.groups), np.split(_one(x), self.groups), strict=True)
+            products = np.concatenate([np.outer(g, c) for g, c in pairs])
+            return np.asarray(np.multiply.outer(products, counts))
         rank, columns = len(self.kernel), self.windows(x)
         positions = tuple(range(1, rank + 1)), tuple(range(rank + 1, 2 * rank + 1))
         parts = [
@@ -119,23 +137,37 @@ class Geometry:
         return np.concatenate(parts)
 
 
+def _one(x: Array) -> Array:
+    return one_of(x, tuple(range(1, x.ndim))).reshape(-1)
+
+
+def _everywhere(channels: Array, lengths: tuple[int, ...]) -> Array:
+    return np.broadcast_to(channels.reshape(-1, *[1] * len(lengths)), (len(channels), *lengths))
+
+
+def _weighed(weight: Array, shares: Array) -> Array:
+    """Sum over the taps, each by its share, `[O, C / groups]`."""
+    matrix = weight.reshape(*weight.shape[:2], -1) @ shares.reshape(-1).astype(weight.dtype)
+    return np.asarray(matrix, np.float64)
+
+
 def forward(site: Site) -> Sequence[Moments]:
     """y = W * x + b."""
     weight, geometry = _weight(site)
     y = _forward(site.x, weight, geometry)
     if site.is_static(2):
-        y = Moments(y.mean + site.array(2).reshape(-1, *[1] * (y.mean.ndim - 1)), y.variance, y.covariance)
+        bias = site.array(2).reshape(-1, *[1] * (y.mean.ndim - 1))
+        y = replace(y, mean=each(lambda mean: mean + bias, y.mean))
     return [y]
 
 
 def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The adjoint, and the sums over positions above."""
-    dy = gradients[0]
-    assert dy is not None
+    assert gradients[0] is not None
     weight, geometry = _weight(site)
-    positions = tuple(range(1, dy.mean.ndim))
-    dbias = ParameterGradient(dy.mean.sum(positions), dy.total) if site.is_static(2) else None
-    return _backward(site.x, dy, weight, geometry), _weight_gradient(site, dy, weight, geometry), dbias
+    x, dy = _settled(site.x, weight, site.y.shape), _settled(gradients[0], weight, site.y.shape)
+    dbias = ParameterGradient(_summed(dy.mean), dy.total) if site.is_static(2) else None
+    return _backward(x, dy, weight, geometry), _weight_gradient(x, site.y, dy, weight, geometry), dbias
 
 
 def average_pool_forward(site: Site) -> Sequence[Moments]:
@@ -145,13 +177,15 @@ def average_pool_forward(site: Site) -> Sequence[Moments]:
 
 def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The adjoint."""
-    dy = gradients[0]
-    assert dy is not None
-    return [_backward(site.x, dy, *_pool_weight(site))]
+    assert gradients[0] is not None
+    weight, geometry = _pool_weight(site)
+    dy = _settled(gradients[0], weight, site.y.shape)
+    return [_backward(site.x, dy, weight, geometry)]
 
 
 def _weight(site: Site) -> tuple[Array, Geometry]:
-    weight = site.array(1).astype(np.float64)
+    weight = site.array(1)
+    weight = weight if weight.dtype == np.float64 else weight.astype(np.float32, copy=False)
     return weight, Geometry.of(site, weight.shape[2:], site.attribute("group", 1))
 
 
@@ -161,66 +195,103 @@ def _pool_weight(site: Site) -> tuple[Array, Geometry]:
     return np.full((channels, 1, *kernel), 1.0 / np.prod(kernel)), Geometry.of(site, kernel, channels)
 
 
+def _settled(x: Either, weight: Array, output: tuple[int, ...]) -> Either:
+    """With positions that are alike for a large layer, and written out for a small one.
+
+    What the mean differs by from position to position then varies.
+    """
+    alike, positions = are_alike(x.mean, x.variance), tuple(range(1, x.mean.ndim))
+    if weight[0].size * np.prod(output) < ALIKE:
+        return replace(x, mean=np.array(x.mean), variance=np.array(x.variance)) if alike else x
+    if alike:
+        return x
+    mean = x.mean.mean(positions, keepdims=True)
+    variance = (x.variance + (x.mean - mean) ** 2).mean(positions, keepdims=True)
+    lags = x.known_lags.scaled_to(variance.reshape(-1))
+    one = replace(x, mean=mean, variance=variance, lags=lags)
+    if isinstance(one, GradientMoments):
+        one = replace(one, tilt=one.tilt.mean(positions, keepdims=True))
+    return one.repeated(x.mean.shape)
+
+
+def _summed(x: Array) -> Array:
+    """Sum over positions."""
+    return np.asarray(_mean(x) * x[0].size)
+
+
+def _mean(x: Array) -> Array:
+    """Mean over positions."""
+    positions = tuple(range(1, x.ndim))
+    return np.asarray(one_of(x, positions).mean(positions))
+
+
 def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
-    mean, variance = geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2)
-    covariance = through_taps(x.known_covariance, weight, geometry)
-    white_lag0 = _white_lag0(x.known_covariance, weight, geometry)
-    variance = variance * _ratio(at_lag0(covariance), white_lag0, variance)
-    covariance = strided(covariance, geometry.strides, variance.shape[1:])
-    return Moments(mean, variance, _normalised(covariance, variance))
+    x = _settled(x, weight, (len(weight), *geometry.lengths(x.shape[1:])))
+    y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2))
+    lags = through_taps(x.known_lags, weight, geometry.dilations, geometry.groups)
+    white = white_lag0(x.known_lags, weight, geometry.groups)
+    variance = _corrected(y.variance, lags.lag0, white)
+    lags = strided(lags, geometry.strides, variance.shape[1:])
+    return Moments(y.mean, variance, lags=lags.scaled_to(_mean(variance)))
 
 
 def _backward(x: Moments, dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
     mean = geometry.transpose(dy.mean, weight, x.shape)
     variance = geometry.transpose(dy.variance, weight**2, x.shape)
-    apart = spread(dy.known_covariance, geometry.strides, x.shape[1:])
+    apart = spread(dy.known_lags, geometry.strides, x.shape[1:])
     turned = _transposed(weight, geometry.groups)
-    covariance = through_taps(apart, turned, geometry)
-    ratio = _ratio(at_lag0(covariance), _white_lag0(apart, turned, geometry), variance)
-    variance = variance * ratio
-    normalised = _normalised(covariance, variance)
+    lags = through_taps(apart, turned, geometry.dilations, geometry.groups)
+    variance = _corrected(variance, lags.lag0, white_lag0(apart, turned, geometry.groups))
     # Lag 0 lost what lies beyond the border; what was cancelled must lose as much.
-    kept = np.divide(
-        at_lag0(normalised), at_lag0(covariance), out=np.ones(len(covariance)), where=at_lag0(covariance) > 0
-    )
-    cancelled = _summed_taps(dy.cancelled, weight, geometry.groups) * kept
-    return GradientMoments(mean, variance, normalised, cancelled, np.zeros(mean.shape))
-
-
-def _summed_taps(cancelled: Array, weight: Array, groups: int) -> Array:
-    """Variance of the sum over positions, carried back: a constant passes through the sum of the taps."""
+    scaled = lags.scaled_to(_mean(variance))
+    kept = np.divide(scaled.lag0, lags.lag0, out=np.ones(len(lags.lag0)), where=lags.lag0 > 0)
     sums = weight.sum(tuple(range(2, weight.ndim))) ** 2
-    parts = zip(np.split(cancelled, groups), np.split(sums, groups), strict=True)
-    return np.concatenate([part @ taps for part, taps in parts])
+    cancelled = per_group(_transposed(sums, geometry.groups), dy.cancelled, geometry.groups) * kept
+    return replace(GradientMoments.of(mean, variance, lags=scaled), cancelled=cancelled)
+
+
+def _corrected(variance: Array, correlated: Array, white: Array) -> Array:
+    """By what the correlation of positions makes of each channel."""
+    ratio = np.divide(correlated, white, out=np.ones_like(correlated), where=white > 0)
+    ratio = np.maximum(ratio, 0.0).reshape(-1, *[1] * (variance.ndim - 1))
+    return each(lambda v: v * ratio, variance)
 
 
 def _weight_gradient(
-    site: Site, dy: GradientMoments, weight: Array, geometry: Geometry
+    x: Moments, y: Moments, dy: GradientMoments, weight: Array, geometry: Geometry
 ) -> ParameterGradient | GradientByRows:
-    x, y = site.x, site.y
-    std = np.sqrt(y.variance)
-    tilt = np.divide(dy.tilt, std, out=np.zeros_like(std), where=std > 0)
+    tilt = each(_over_deviation, dy.tilt, y.variance)
+    is_tilted = bool(np.any(one_of(tilt, tuple(range(1, tilt.ndim)))))
     ratio = _correlated_positions(x, dy, geometry)
     leaning = _leaning(x, y, dy, weight)
-    ones = [1] * len(geometry.kernel)
+    x_second, x_squares = x.second, each(np.square, x.mean)
+    dy_second, dy_squares = dy.second, each(np.square, dy.mean)
 
     def rows(part: slice) -> ParameterGradient:
         mean = geometry.correlate(dy.mean[part], x.mean)
-        if np.any(tilt):
-            mean = mean + weight[part] * geometry.correlate(tilt[part], x.variance)
-        variance = geometry.correlate(dy.second[part], x.second)
-        variance = variance - geometry.correlate(dy.mean[part] ** 2, x.mean**2)
-        variance = np.maximum(variance, 0.0) * ratio[part].reshape(*ratio[part].shape, *ones)
-        squares = np.square(weight[part], dtype=np.float64)
-        return ParameterGradient(
-            mean, variance + squares * leaning[part].reshape(*leaning[part].shape, *ones)
-        )
+        if is_tilted:
+            mean += weight[part] * geometry.correlate(tilt[part], x.variance)
+        variance = geometry.correlate(dy_second[part], x_second)
+        variance -= geometry.correlate(dy_squares[part], x_squares)
+        variance = np.maximum(variance, 0.0, out=variance)
+        variance *= _beside_taps(ratio[part], geometry)
+        if leaning is not None:
+            variance += np.square(weight[part], dtype=np.float64) * _beside_taps(leaning[part], geometry)
+        return ParameterGradient(mean, variance)
 
     # Outputs of several groups read different inputs, so that their rows do not go together.
     return GradientByRows(weight.shape, rows) if geometry.groups == 1 else rows(slice(None))
 
 
-def _leaning(x: Moments, y: Moments, dy: GradientMoments, weight: Array) -> Array:
+def _over_deviation(tilt: Array, variance: Array) -> Array:
+    return np.divide(tilt, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+
+
+def _beside_taps(pairs: Array, geometry: Geometry) -> Array:
+    return pairs.reshape(*pairs.shape, *[1] * len(geometry.kernel))
+
+
+def _leaning(x: Moments, y: Moments, dy: GradientMoments, weight: Array) -> Array | None:
     """What the formula leaves out where an activation makes dy lean on y, and so on x; over W^2, `[O, C / groups]`.
 
     With xi the standardised y and c_k = Cov(x(p + k), xi(p)) = W(k) E v / sqrt(E Var y), the sum of dy(p) x(p + k) has the part
@@ -228,36 +299,36 @@ def _leaning(x: Moments, y: Moments, dy: GradientMoments, weight: Array) -> Arra
     """
     outputs, own = weight.shape[:2]
     if dy.tilted_total is None:
-        return np.zeros((outputs, own))
-    positions = tuple(range(1, x.mean.ndim))
-    rho = _normalised(y.known_covariance, np.ones(y.mean.shape))
-    raw = dy.known_covariance + np.mean(dy.mean**2, positions, keepdims=True)
-    counted = dy.mean[0].size * np.sum(raw * rho, positions) - np.sum(dy.tilt, positions) ** 2
+        return None
+    raw = dy.known_lags + _squares(dy.mean)
+    counted = raw.count * (raw * y.known_lags.scaled_to(np.ones(outputs))).total() - _summed(dy.tilt) ** 2
     more = np.maximum(dy.tilted_total - np.maximum(counted, 0.0), 0.0)
-    variance = np.maximum(y.variance.mean(positions), np.finfo(float).tiny)
-    inputs = x.variance.mean(positions)
+    variance = np.maximum(_mean(y.variance), np.finfo(float).tiny)
+    inputs = _mean(x.variance)
     groups = len(inputs) // own
     fed = np.repeat(inputs.reshape(groups, own), outputs // groups, 0)
     return np.asarray(fed**2 * (more / variance).reshape(-1, 1))
 
 
+def _squares(mean: Array) -> Array:
+    """Mean square over positions, `[C, 1, ...]`."""
+    positions = tuple(range(1, mean.ndim))
+    return np.asarray(np.mean(one_of(mean, positions) ** 2, positions, keepdims=True))
+
+
 def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -> Array:
     """raw / white for each pair of channels, `[O, C / groups]`."""
-    positions = tuple(range(1, x.mean.ndim))
-    count = dy.mean[0].size
-    k_x = strided(x.known_covariance, geometry.strides, dy.mean.shape[1:])
-    k_dy, m2 = dy.known_covariance, np.mean(dy.mean**2, positions)
-    mu = x.mean.mean(positions)
-    var_mu = x.mean.var(positions)
+    k_x, k_dy = strided(x.known_lags, geometry.strides, dy.mean.shape[1:]), dy.known_lags
+    m2, total = _squares(dy.mean).reshape(-1), dy.total / k_dy.count
+    mu2 = _mean(x.mean) ** 2
+    var_mu = np.maximum(_squares(x.mean).reshape(-1) - mu2, 0.0)
     parts = []
-    outputs, inputs = (np.split(np.arange(n), geometry.groups) for n in (len(k_dy), len(k_x)))
+    outputs, inputs = (np.split(np.arange(n), geometry.groups) for n in (len(m2), len(mu2)))
     for o, i in zip(outputs, inputs, strict=True):
-        lags = k_dy[o].reshape(len(o), -1) @ k_x[i].reshape(len(i), -1).T
-        raw = lags + np.outer(m2[o], k_x[i].sum(positions)) + np.outer(dy.total[o] / count, mu[i] ** 2)
-        raw = raw + np.outer(at_lag0(k_dy[o]), var_mu[i])
-        white = np.outer(at_lag0(k_dy[o]), at_lag0(k_x[i]) + mu[i] ** 2 + var_mu[i]) + np.outer(
-            m2[o], at_lag0(k_x[i])
-        )
+        own, fed = k_dy.channels(o), k_x.channels(i)
+        raw = own.products(fed) + np.outer(m2[o], fed.total()) + np.outer(total[o], mu2[i])
+        raw += np.outer(own.lag0, var_mu[i])
+        white = np.outer(own.lag0, fed.lag0 + mu2[i] + var_mu[i]) + np.outer(m2[o], fed.lag0)
         parts.append(np.divide(raw, white, out=np.ones_like(raw), where=white > 0))
     return np.asarray(np.maximum(np.concatenate(parts), 0.0))
 
@@ -267,118 +338,3 @@ def _transposed(weight: Array, groups: int) -> Array:
     rank = weight.ndim - 2
     flipped = np.flip(weight, tuple(range(2, rank + 2)))
     return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(flipped, groups)])
-
-
-def through_taps(covariance: Array, weight: Array, geometry: Geometry) -> Array:
-    """Autocovariance after a convolution of stride 1, on the torus of the input's positions."""
-    groups = zip(np.split(weight, geometry.groups), np.split(covariance, geometry.groups), strict=True)
-    return np.concatenate([_through_taps(k, w, geometry.dilations) for w, k in groups])
-
-
-def _through_taps(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
-    """Of one group: by the lags of a kernel of few taps, else by the spectrum, which depthwise kernels are quicker by too."""
-    lags = _half_lags(weight.shape[2:])
-    if len(lags) > 1 and (weight.shape[1] == 1 or len(lags) > _MANY_LAGS):
-        return _by_spectrum(covariance, weight, dilations)
-    taps = np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-2, -1)))
-    result = np.zeros((len(weight), *covariance.shape[1:]))
-    for lag in lags:
-        result += np.tensordot(_autocorrelation(taps, lag), _both_ways(covariance, lag, dilations), 1)
-    return result
-
-
-def _half_lags(kernel: Sequence[int]) -> list[tuple[int, ...]]:
-    """Differences of two taps, one of each and its opposite."""
-    lags = itertools.product(*(range(1 - taps, taps) for taps in kernel))
-    return [lag for lag in lags if lag >= (0,) * len(kernel)]
-
-
-def _autocorrelation(taps: Array, lag: Sequence[int]) -> Array:
-    """A(lag), `[O, C / groups]`, of `[*kernel, O, C / groups]`; that of the opposite lag is the same."""
-    before = tuple(slice(max(-n, 0), size - max(n, 0)) for n, size in zip(lag, taps.shape, strict=False))
-    after = tuple(slice(max(n, 0), size - max(-n, 0)) for n, size in zip(lag, taps.shape, strict=False))
-    return np.asarray((taps[before] * taps[after]).sum(tuple(range(len(lag)))))
-
-
-def _both_ways(covariance: Array, lag: Sequence[int], dilations: Sequence[int]) -> Array:
-    """K(. - lag) + K(. + lag) on the torus."""
-    if not any(lag):
-        return covariance
-    shift = [n * step for n, step in zip(lag, dilations, strict=True)]
-    axes = tuple(range(1, covariance.ndim))
-    moved = np.roll(covariance, shift, axes)
-    moved += np.roll(covariance, [-n for n in shift], axes)
-    return moved
-
-
-def _by_spectrum(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
-    """A block of outputs at a time."""
-    lengths = covariance.shape[1:]
-    axes = tuple(range(-len(lengths), 0))
-    spectrum = np.fft.rfftn(covariance, axes=axes)
-    size = len(weight) * covariance.size
-    parts = []
-    for outputs in blocks_of(len(weight), size):
-        laid = _on_torus(weight[outputs], dilations, lengths)
-        response = np.abs(np.fft.rfftn(laid, axes=axes)) ** 2
-        parts.append(np.fft.irfftn(np.einsum("oi...,i...->o...", response, spectrum), s=lengths, axes=axes))
-    return np.concatenate(parts)
-
-
-def _on_torus(weight: Array, dilations: Sequence[int], lengths: Sequence[int]) -> Array:
-    """The kernel's taps laid on a torus, which may be shorter than the kernel."""
-    laid = np.zeros((*weight.shape[:2], *lengths))
-    for tap in itertools.product(*(range(k) for k in weight.shape[2:])):
-        where: Any = tuple((t * d) % n for t, d, n in zip(tap, dilations, lengths, strict=True))
-        source: Any = (slice(None), slice(None), *tap)
-        laid[(slice(None), slice(None), *where)] += weight[source]
-    return laid
-
-
-def _white_lag0(covariance: Array, weight: Array, geometry: Geometry) -> Array:
-    """The variance that the taps would give if positions were uncorrelated."""
-    energy = (weight**2).sum(tuple(range(2, weight.ndim)))
-    white = at_lag0(covariance)
-    groups = zip(np.split(energy, geometry.groups), np.split(white, geometry.groups), strict=True)
-    return np.concatenate([e @ k for e, k in groups])
-
-
-def at_lag0(covariance: Array) -> Array:
-    """The variance of each channel."""
-    return covariance.reshape(len(covariance), -1)[:, 0]
-
-
-def _ratio(numerator: Array, denominator: Array, like: Array) -> Array:
-    ratio = np.divide(numerator, denominator, out=np.ones_like(numerator), where=denominator > 0)
-    return np.maximum(ratio, 0.0).reshape(-1, *[1] * (like.ndim - 1))
-
-
-def _normalised(covariance: Array, variance: Array) -> Array:
-    """Scaled so that lag 0 is the mean variance over the positions."""
-    mean = variance.mean(tuple(range(1, variance.ndim)))
-    return covariance * _ratio(mean, at_lag0(covariance), covariance)
-
-
-def _signed_lags(length: int) -> Array:
-    """The lags of a torus in its own order: 0, 1, ..., -2, -1."""
-    return np.fft.fftfreq(length, 1.0 / length).round().astype(int)
-
-
-def strided(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -> Array:
-    """Every stride-th lag, on the smaller torus."""
-    for axis, (stride, length) in enumerate(zip(strides, lengths, strict=True), start=1):
-        index = (_signed_lags(length) * stride) % covariance.shape[axis]
-        covariance = np.take(covariance, index, axis)
-    return covariance
-
-
-def spread(covariance: Array, strides: Sequence[int], lengths: Sequence[int]) -> Array:
-    """Lags put stride apart on the larger torus; the zeros between take their share of the mean over positions."""
-    for axis, (stride, length) in enumerate(zip(strides, lengths, strict=True), start=1):
-        shape = list(covariance.shape)
-        share, shape[axis] = shape[axis] / length, length
-        wide = np.zeros(shape)
-        index = (_signed_lags(covariance.shape[axis]) * stride) % length
-        np.add.at(np.moveaxis(wide, axis, 0), index, np.moveaxis(covariance, axis, 0) * share)
-        covariance = wide
-    return covariance

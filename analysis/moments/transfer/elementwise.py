@@ -6,17 +6,21 @@ to each branch by its share of the standard deviation.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from .. import norm_spread
+from ..autocovariance import Autocovariance
+from ..blocks import each, one_of
 from ..curves import Seed, curve_moments, through
 from ..elementwise_op import evaluate_node, partial_derivatives
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site
-from ..state import Curve, GradientMoments, Moments, ParameterGradient, lag0
+from ..state import Curve, GradientMoments, Moments, ParameterGradient
 from ..tokens import as_rows, of_hadamard, of_sum, sum_variance
 
 __all__ = [
@@ -124,25 +128,29 @@ def independent_forward(site: Site) -> list[Moments]:
         mean, second = a.mean * b.mean, a.second * b.second
         variance = np.maximum(second - mean**2, 0.0)
         tokens = of_hadamard([(o.tokens, o.mean, o.variance) for o in (a, b)], variance)
-        covariance = None if tokens is not None else _product_covariance(a, b, variance)
-        return [Moments(mean, variance, covariance, tokens=tokens)]
+        lags = None if tokens is not None else _product_lags(a, b, variance)
+        return [Moments(mean, variance, tokens=tokens, lags=lags)]
     signs = [1.0, -1.0] if site.node.op_type == "Sub" else [1.0] * len(operands)
-    mean, variance = np.zeros(shape), np.zeros(shape)
-    for sign, operand in zip(signs, operands, strict=True):
-        mean, variance = mean + sign * operand.mean, variance + operand.variance
+    parts = [[np.broadcast_to(a, shape) for a in (o.mean, o.variance)] for o in operands]
+    mean = each(
+        lambda *means: sum(sign * m for sign, m in zip(signs, means, strict=True)), *(p[0] for p in parts)
+    )
+    variance = each(lambda *variances: sum(variances), *(p[1] for p in parts))
     same = all(operand.shape == shape for operand in operands)
     if any(operand.tokens is not None for operand in operands):
-        parts = [
-            (o.tokens if o.shape == shape else None, np.broadcast_to(o.variance, shape)) for o in operands
+        known = [
+            (o.tokens if o.shape == shape else None, part[1]) for o, part in zip(operands, parts, strict=True)
         ]
-        return [_with_norm(Moments(mean, variance, tokens=of_sum(parts, variance)), operands)]
-    if not same or all(operand.covariance is None for operand in operands):
-        return [_with_norm(Moments(mean, variance), operands)]
-    covariances = [operand.known_covariance for operand in operands]
-    return [_with_norm(Moments(mean, variance, sum(covariances[1:], covariances[0])), operands)]
+        return [_with_norm(Moments(mean, variance, tokens=of_sum(known, variance)), operands)]
+    covariance = lags = None
+    if same and any(operand.covariance is not None for operand in operands):
+        covariance = functools.reduce(operator.add, (operand.known_covariance for operand in operands))
+    if same and any(operand.lags is not None for operand in operands):
+        lags = functools.reduce(operator.add, (operand.known_lags for operand in operands))
+    return [_with_norm(Moments(mean, variance, covariance, lags=lags), operands)]
 
 
-def _product_covariance(a: Moments | GradientMoments, b: Moments, variance: Array) -> Array | None:
+def _product_lags(a: Moments | GradientMoments, b: Moments, variance: Array) -> Autocovariance | None:
     """Autocovariance of a product of independent tensors with positions: (K_a + a a)(K_b + b b) - a a b b, a a a mean square.
 
     What is broadcast along positions, as a gate of whole channels, is the same at all of them.
@@ -151,10 +159,15 @@ def _product_covariance(a: Moments | GradientMoments, b: Moments, variance: Arra
         return None
     axes = tuple(range(1, variance.ndim))
     squares = [np.mean(x.mean**2, axes, keepdims=True) for x in (a, b)]
-    raw = [x.known_covariance + square for x, square in zip((a, b), squares, strict=True)]
-    covariance = np.array(np.broadcast_to(raw[0] * raw[1] - squares[0] * squares[1], variance.shape))
-    covariance[lag0(variance.ndim)] = variance.mean(axes)
-    return covariance
+    raw = [_lags_of(x, variance.shape) + square for x, square in zip((a, b), squares, strict=True)]
+    covariance: Autocovariance = raw[0] * raw[1] - squares[0] * squares[1]
+    return covariance.with_lag0(variance.mean(axes))
+
+
+def _lags_of(x: Moments | GradientMoments, shape: tuple[int, ...]) -> Autocovariance:
+    if x.mean.shape == shape:
+        return x.known_lags
+    return Autocovariance.constant(x.variance.mean(tuple(range(1, len(shape)))), shape[1:])
 
 
 def _with_norm(total: Moments, operands: Sequence[Moments]) -> Moments:
@@ -176,9 +189,9 @@ def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]
             variance = np.maximum(second - mean**2, 0.0)
             parts = [(o.tokens, o.mean, o.variance) for o in (dy, other)]
             tokens = of_hadamard(parts, variance)
-            covariance = None if tokens is not None else _product_covariance(dy, other, variance)
-            back = GradientMoments.of(mean, variance, covariance, tokens=tokens)
-            if covariance is not None:
+            lags = None if tokens is not None else _product_lags(dy, other, variance)
+            back = GradientMoments.of(mean, variance, tokens=tokens, lags=lags)
+            if lags is not None:
                 positions = tuple(range(1, other.mean.ndim))
                 back = replace(back, cancelled=dy.cancelled * other.mean.mean(positions) ** 2)
         else:
@@ -193,25 +206,32 @@ def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]
 def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
     """What a summand receives. Its own share of the sum's deviation is what the gradient's tilt sees of it."""
     sign = -1.0 if site.node.op_type == "Sub" and index == 1 else 1.0
-    share = _as_moments(site.operands[index]).variance / np.maximum(site.y.variance, np.finfo(float).tiny)
-    rho = np.sqrt(np.clip(np.broadcast_to(share, dy.mean.shape), 0.0, 1.0))
+    own = np.broadcast_to(_as_moments(site.operands[index]).variance, site.y.shape)
+    rho = np.broadcast_to(each(_share_of_deviation, own, site.y.variance), dy.mean.shape)
     tilted = dy.tilted_total
     if tilted is not None:
-        squared = rho**2 if rho.ndim == 1 else np.mean(rho**2, tuple(range(1, rho.ndim)))
-        count = 1 if rho.ndim == 1 else rho[0].size
-        independent = dy.second if rho.ndim == 1 else count * np.mean(dy.second, tuple(range(1, rho.ndim)))
+        squared, independent = (_summed(each(np.square, rho)) / rho[0].size, _summed(dy.second))
         tilted = squared * tilted + (1.0 - squared) * independent
-    return GradientMoments(
-        sign * dy.mean,
-        dy.variance,
-        dy.covariance,
-        dy.cancelled,
-        dy.tilt * rho,
-        tilted,
-        dy.hessian,
-        tokens=dy.tokens,
-        response=dy.response,
+    mean = dy.mean if sign > 0 else each(np.negative, dy.mean)
+    return replace(
+        dy,
+        mean=mean,
+        tilt=each(np.multiply, dy.tilt, rho),
+        tilted_total=tilted,
+        skew=None,
+        drawn=None,
+        steps=None,
     )
+
+
+def _share_of_deviation(own: Array, whole: Array) -> Array:
+    return np.sqrt(np.clip(own / np.maximum(whole, np.finfo(float).tiny), 0.0, 1.0))
+
+
+def _summed(elements: Array) -> Array:
+    """Sum over positions."""
+    positions = tuple(range(1, elements.ndim))
+    return np.asarray(one_of(elements, positions).mean(positions) * elements[0].size)
 
 
 def sum_to(gradient: GradientMoments, shape: tuple[int, ...]) -> GradientMoments:

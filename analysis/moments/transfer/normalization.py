@@ -18,11 +18,12 @@ from dataclasses import replace
 import numpy as np
 
 from ....graph.gradients.normalization import BATCH_STATISTICS
-from ..correlation import correlation
+from ..autocovariance import Autocovariance
+from ..blocks import each
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
-from ..state import GradientMoments, Moments, ParameterGradient, lag0
+from ..state import GradientMoments, Moments, ParameterGradient
 from ..steps import Steps
 from ..tokens import of_sum
 from . import sequence_norm
@@ -44,104 +45,96 @@ __all__ = [
 
 def batch_norm_forward(site: Site) -> Sequence[Moments]:
     """Each channel to mean beta and standard deviation gamma, over the batch and its positions."""
-    x, (mean, std) = site.x, _batch_statistics(site)
+    x, (mean, std) = site.x.narrow, _batch_statistics(site)
     slope = _column(site.array(1), x) / std
     centred = (x.mean - mean) * slope + _column(site.array(2), x)
-    return [Moments(centred, x.variance * slope**2, _scaled(x.covariance, slope))]
+    y = Moments(
+        centred, x.variance * slope**2, _scaled(x.covariance, slope), lags=_lags_scaled(x.lags, slope)
+    )
+    return [y.repeated(site.x.shape)]
 
 
 def batch_norm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The formula above, and sums over the batch and its positions for gamma and beta."""
-    dy, x = gradients[0], site.x
-    assert dy is not None
+    assert gradients[0] is not None
+    dy, x = gradients[0].narrow, site.x.narrow
     mean, std = _batch_statistics(site)
     slope = _column(site.array(1), x) / std
-    xhat_mean, xhat_std = (x.mean - mean) / std, np.sqrt(x.variance) / std
-    positions = tuple(range(1, x.mean.ndim))
-    tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
-    tilted_total = _tilted_total(dy, x)
-    dgamma = ParameterGradient(tilt.sum(positions), tilted_total)
-    dbeta = ParameterGradient(dy.mean.sum(positions), dy.total)
+    xhat = (x.mean - mean) / std, np.sqrt(x.variance) / std
+    tilt = dy.mean * xhat[0] + dy.tilt * xhat[1]
+    tilted_total, count = _tilted_total(dy, x), site.x.mean[0].size
+    dgamma = ParameterGradient(count * _mean(tilt).reshape(-1), tilted_total)
+    dbeta = ParameterGradient(count * _mean(dy.mean).reshape(-1), dy.total)
     if BATCH_STATISTICS not in site.node.metadata_props:
-        return _rescaled(dy, slope), dgamma, dbeta
-    return _projected(site, dy, slope, tilt, tilted_total, (xhat_mean, xhat_std)), dgamma, dbeta
+        back = _rescaled(dy, slope)
+    else:
+        back = _projected(site, (x, dy), slope, tilt, tilted_total, xhat)
+    return back.repeated(site.x.shape), dgamma, dbeta
 
 
 def _projected(
     site: Site,
-    dy: GradientMoments,
+    tensors: tuple[Moments, GradientMoments],
     slope: Array,
     tilt: Array,
     tilted_total: Array,
     xhat: tuple[Array, Array],
 ) -> GradientMoments:
-    x, count = site.x, site.x.mean[0].size
-    positions = tuple(range(1, x.mean.ndim))
-    along = tilt.mean(positions, keepdims=True) if positions else tilt
-    batch = site.batch_size * count**2
-    varied = xhat[1] ** 2
-    lost = (_column(tilted_total / batch, x) + along**2) * (
-        varied.mean(positions, keepdims=True) if positions else varied
-    )
+    (x, dy), count = tensors, site.x.mean[0].size
+    along, batch = _mean(tilt), site.batch_size * count**2
+    lost = (_column(tilted_total / batch, x) + along**2) * _mean(xhat[1] ** 2)
     centring = _column(dy.total / batch, x)
-    mean = dy.mean - (dy.mean.mean(positions, keepdims=True) if positions else dy.mean) - along * xhat[0]
+    mean = dy.mean - _mean(dy.mean) - along * xhat[0]
     variance = np.maximum(dy.variance - centring - lost, 1e-3 * dy.variance)
-    covariance = None
-    if positions:
-        rho = correlation(x)
-        assert rho is not None
-        covariance = dy.known_covariance - centring - lost * rho
-        covariance = covariance * _ratio(variance.mean(positions), covariance)
+    covariance = lags = None
+    if x.mean.ndim > 1:
+        lags = dy.known_lags - centring - x.known_lags.correlation() * lost
+        lags = lags.scaled_to(_mean(variance).reshape(-1))
     elif dy.covariance is not None:
         shrink = np.sqrt(np.divide(variance, dy.variance, out=np.zeros_like(variance), where=dy.variance > 0))
         covariance = dy.covariance * np.outer(shrink, shrink)
     hessian = None if dy.hessian is None else dy.hessian - np.diag(along * _inverse(site.array(1)))
-    centred = GradientMoments(mean, variance, covariance, dy.cancelled, np.zeros(mean.shape), hessian=hessian)
+    centred = GradientMoments.of(mean, variance, covariance, hessian, lags=lags)
     back = _rescaled(centred, slope * _small_batch(site.batch_size * count))
     # Over a batch and its positions the gradient now sums to 0.
-    cancelled = back.variance if not positions else count * back.known_covariance.sum(positions)
-    return GradientMoments(
-        back.mean, back.variance, back.covariance, cancelled, back.tilt, hessian=back.hessian
-    )
+    return replace(back, cancelled=back.variance if back.lags is None else count * back.lags.total())
 
 
 def instance_norm_forward(site: Site) -> Sequence[Moments]:
     """Each channel of an example to mean beta and standard deviation gamma, over its positions."""
     centred, std = _instance_statistics(site)
-    if site.x.covariance is None:
+    if site.x.lags is None:
         site.notes.append("the elements it normalises together are taken as uncorrelated")
     slope = _column(site.array(1), centred) / std
     mean = centred.mean * slope + _column(site.array(2), centred)
-    return [Moments(mean, centred.variance * slope**2, _scaled(centred.covariance, slope))]
+    y = Moments(mean, centred.variance * slope**2, lags=_lags_scaled(centred.lags, slope))
+    return [y.repeated(site.x.shape)]
 
 
 def instance_norm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """As of a batch of one example."""
-    dy = gradients[0]
-    assert dy is not None
-    centred, std = _instance_statistics(site)
+    assert gradients[0] is not None
+    dy, (centred, std) = gradients[0].narrow, _instance_statistics(site)
     slope = _column(site.array(1), centred) / std
-    xhat_mean, xhat_std = centred.mean / std, np.sqrt(centred.variance) / std
-    positions = tuple(range(1, centred.mean.ndim))
-    tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
-    tilted_total = _tilted_total(dy, centred)
-    dgamma = ParameterGradient(tilt.sum(positions), tilted_total)
-    dbeta = ParameterGradient(dy.mean.sum(positions), dy.total)
-    alone = replace(site, operands=(centred, *site.operands[1:]), batch_size=1)
-    return _projected(alone, dy, slope, tilt, tilted_total, (xhat_mean, xhat_std)), dgamma, dbeta
+    xhat = centred.mean / std, np.sqrt(centred.variance) / std
+    tilt = dy.mean * xhat[0] + dy.tilt * xhat[1]
+    tilted_total, count = _tilted_total(dy, centred), site.x.mean[0].size
+    dgamma = ParameterGradient(count * _mean(tilt).reshape(-1), tilted_total)
+    dbeta = ParameterGradient(count * _mean(dy.mean).reshape(-1), dy.total)
+    back = _projected(replace(site, batch_size=1), (centred, dy), slope, tilt, tilted_total, xhat)
+    return back.repeated(site.x.shape), dgamma, dbeta
 
 
 def _instance_statistics(site: Site) -> tuple[Moments, Array]:
     """The input less its mean over the positions, and the root of its mean square there."""
-    x = site.x
-    positions = tuple(range(1, x.mean.ndim))
-    if not positions:
+    x = site.x.narrow
+    if x.mean.ndim < 2:
         raise UnknownTransferError("its input has no positions")
-    common = x.known_covariance.mean(positions, keepdims=True)
-    mean = x.mean - x.mean.mean(positions, keepdims=True)
-    variance = np.maximum(x.variance - common, 0.0)
-    square = (variance + mean**2).mean(positions, keepdims=True) + site.attribute("epsilon", 1e-5)
-    return Moments(mean, variance, x.known_covariance - common), np.sqrt(square)
+    lags = x.known_lags
+    common = _column(lags.total() / lags.count, x)
+    mean, variance = x.mean - _mean(x.mean), np.maximum(x.variance - common, 0.0)
+    square = _mean(variance + mean**2) + site.attribute("epsilon", 1e-5)
+    return Moments(mean, variance, lags=lags - common), np.sqrt(square)
 
 
 def _small_batch(samples: int) -> float:
@@ -154,34 +147,30 @@ def _inverse(gamma: Array) -> Array:
     return np.divide(1.0, gamma, out=np.zeros(gamma.shape), where=gamma != 0)
 
 
-def _ratio(variance: Array, covariance: Array) -> Array:
-    """What brings lag 0 to the variance."""
-    lag0 = covariance.reshape(len(covariance), -1)[:, 0]
-    ratio = np.divide(variance, lag0, out=np.ones_like(lag0), where=lag0 > 0)
-    return ratio.reshape(-1, *[1] * (covariance.ndim - 1))
-
-
 def _tilted_total(dy: GradientMoments, x: Moments) -> Array:
     """Variance over examples of the sum over positions of dy xhat; without an activation dy does not depend on xhat."""
     if dy.tilted_total is not None:
         return dy.tilted_total
     if x.mean.ndim == 1:
         return dy.second
-    positions, rho = tuple(range(1, x.mean.ndim)), correlation(x)
-    assert rho is not None
-    raw = dy.known_covariance + np.mean(dy.mean**2, positions, keepdims=True)
-    return np.asarray(x.mean[0].size * np.sum(raw * rho, positions))
+    raw = dy.known_lags + _mean(dy.mean**2)
+    return raw.count * (raw * x.known_lags.correlation()).total()
 
 
 def _batch_statistics(site: Site) -> tuple[Array, Array]:
     """Mean and standard deviation of each channel, shaped to broadcast against the elements."""
-    x, epsilon = site.x, site.attribute("epsilon", 1e-5)
+    x, epsilon = site.x.narrow, site.attribute("epsilon", 1e-5)
     if BATCH_STATISTICS not in site.node.metadata_props:
         return _column(site.array(3), x), np.sqrt(_column(site.array(4), x) + epsilon)
-    positions = tuple(range(1, x.mean.ndim))
-    mean = x.mean.mean(positions, keepdims=True) if positions else x.mean
-    spread = x.variance + (x.mean - mean) ** 2
-    return mean, np.sqrt((spread.mean(positions, keepdims=True) if positions else spread) + epsilon)
+    mean = _mean(x.mean)
+    return mean, np.sqrt(_mean(x.variance + (x.mean - mean) ** 2) + epsilon)
+
+
+def _mean(elements: Array) -> Array:
+    """Over positions, which stay as axes of length 1."""
+    if elements.ndim < 2:
+        return elements
+    return np.asarray(elements.mean(tuple(range(1, elements.ndim)), keepdims=True))
 
 
 def _column(vector: Array, x: Moments) -> Array:
@@ -189,20 +178,22 @@ def _column(vector: Array, x: Moments) -> Array:
 
 
 def _scaled(covariance: Array | None, slope: Array) -> Array | None:
-    if covariance is None:
-        return None
-    return covariance * (np.outer(slope, slope) if slope.ndim == 1 else slope**2)
+    return None if covariance is None else np.asarray(covariance * np.outer(slope, slope))
+
+
+def _lags_scaled(lags: Autocovariance | None, slope: Array) -> Autocovariance | None:
+    return None if lags is None else lags * slope**2
 
 
 def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
-    return GradientMoments(
+    back = GradientMoments.of(
         dy.mean * slope,
         dy.variance * slope**2,
         _scaled(dy.covariance, slope),
-        dy.cancelled * slope.reshape(-1) ** 2,
-        np.zeros(dy.mean.shape),
-        hessian=_scaled(dy.hessian, slope),
+        _scaled(dy.hessian, slope),
+        lags=_lags_scaled(dy.lags, slope),
     )
+    return replace(back, cancelled=dy.cancelled * slope.reshape(-1) ** 2)
 
 
 def layer_norm_forward(site: Site) -> Sequence[Moments]:
@@ -303,8 +294,8 @@ def _centre(matrix: Array) -> Array:
 def dropout_forward(site: Site) -> Sequence[Moments]:
     """y = mask x / (1 - ratio) while training: the mean stays, the mean square grows by 1 / (1 - ratio)."""
     x, kept = site.x, _kept(site)
-    added = x.second * (1.0 / kept - 1.0)
-    variance = x.variance + added
+    added = each(lambda second: second * (1.0 / kept - 1.0), x.second)
+    variance = each(np.add, x.variance, added)
     tokens = of_sum([(x.tokens, x.variance), (None, added)], variance)
     y = Moments(
         x.mean,
@@ -313,6 +304,7 @@ def dropout_forward(site: Site) -> Sequence[Moments]:
         tokens=tokens,
         steps=_steps_with_noise(x.steps, added),
         norm_spread=x.norm_spread,
+        lags=_lags_with_noise(x.lags, added),
     )
     return [y] * len(site.node.outputs)
 
@@ -321,19 +313,20 @@ def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
     """The same mask on the gradient."""
     dy, kept = gradients[0], _kept(site)
     assert dy is not None
-    added = dy.second * (1.0 / kept - 1.0)
-    variance = dy.variance + added
+    added = each(lambda second: second * (1.0 / kept - 1.0), dy.second)
+    variance = each(np.add, dy.variance, added)
     return [
         GradientMoments(
             dy.mean,
             variance,
             _with_noise(dy.covariance, added),
             dy.cancelled,
-            np.zeros(dy.mean.shape),
+            np.broadcast_to(0.0, dy.mean.shape),
             hessian=dy.hessian,
             tokens=of_sum([(dy.tokens, dy.variance), (None, added)], variance),
             response=dy.response,
             steps=_steps_with_noise(dy.steps, added),
+            lags=_lags_with_noise(dy.lags, added),
         )
     ]
 
@@ -353,13 +346,11 @@ def mask_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
 
 def _with_noise(covariance: Array | None, added: Array) -> Array | None:
     """Independent noise of this variance on every element."""
-    if covariance is None:
-        return None
-    if added.ndim == 1:
-        return np.asarray(covariance + np.diag(added))
-    noisy = covariance.copy()
-    noisy[lag0(added.ndim)] += added.mean(tuple(range(1, added.ndim)))
-    return noisy
+    return None if covariance is None else np.asarray(covariance + np.diag(added))
+
+
+def _lags_with_noise(lags: Autocovariance | None, added: Array) -> Autocovariance | None:
+    return None if lags is None else lags.with_lag0(lags.lag0 + added.mean(tuple(range(1, added.ndim))))
 
 
 def _steps_with_noise(steps: Steps | None, added: Array) -> Steps | None:

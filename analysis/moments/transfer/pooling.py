@@ -18,25 +18,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..autocovariance import Autocovariance
 from ..blocks import blocks_of
-from ..correlation import correlation
 from ..curves import Seed
 from ..errors import UnknownTransferError
 from ..quadrature import NODES, WEIGHTS, Array, expectation
 from ..site import Contribution, Site, batch_axis
-from ..state import GradientMoments, Moments, lag0
+from ..state import GradientMoments, Moments
 from ..steps import numbered
 from ..tokens import MATRIX_LIMIT, TokenCorrelation
-from .convolution import (
-    Geometry,
-    at_lag0,
-    average_pool_backward,
-    average_pool_forward,
-    spread,
-    strided,
-    through_taps,
-)
+from .convolution import Geometry, average_pool_backward, average_pool_forward
 from .sequence import dense, dense_backward, mean_of_tokens, mean_of_tokens_backward, sequence
+from .taps import spread, strided, through_taps
 
 __all__ = [
     "average_backward",
@@ -58,7 +51,8 @@ def global_mean_forward(site: Site) -> Sequence[Moments]:
     x = site.x
     positions = tuple(range(1, x.mean.ndim))
     shape = site.x.shape[:1] + (1,) * (len(positions) if _keeps_axes(site) else 0)
-    mean, variance = x.mean.mean(positions), np.maximum(x.known_covariance.mean(positions), 0.0)
+    lags = x.known_lags
+    mean, variance = x.narrow.mean.mean(positions), np.maximum(lags.total() / lags.count, 0.0)
     return [Moments(mean.reshape(shape), variance.reshape(shape), positive=_is_positive(x))]
 
 
@@ -68,9 +62,9 @@ def global_mean_backward(site: Site, gradients: Sequence[GradientMoments | None]
     assert dy is not None
     column, count = (x.shape[0], *[1] * (x.mean.ndim - 1)), x.mean[0].size
     mean, variance = dy.mean.reshape(column) / count, dy.variance.reshape(column) / count**2
-    full = np.broadcast_to(variance, x.shape)
-    back = GradientMoments.of(np.broadcast_to(mean, x.shape), full, full)
-    return [GradientMoments(back.mean, back.variance, full, dy.cancelled, back.tilt)]
+    lags = Autocovariance.constant(variance, x.shape[1:])
+    back = GradientMoments.of(mean, variance, lags=lags).repeated(x.shape)
+    return [replace(back, cancelled=dy.cancelled)]
 
 
 def _keeps_axes(site: Site) -> bool:
@@ -128,7 +122,7 @@ def _pooled_sequence(x: Moments, axes: tuple[int, ...]) -> TokenCorrelation | No
     """The sequence whose tokens these axes are; inputs whose elements are independent are one where features come last."""
     if x.tokens is not None:
         return x.tokens if x.tokens.axes == axes else None
-    independent = x.covariance is None and axes == tuple(range(x.mean.ndim - 1))
+    independent = x.covariance is None and x.lags is None and axes == tuple(range(x.mean.ndim - 1))
     return TokenCorrelation.white(axes, x.shape) if independent else None
 
 
@@ -225,14 +219,12 @@ def _averaged_axes(site: Site) -> tuple[int, ...]:
 def max_pool_forward(site: Site) -> Sequence[Moments]:
     """Moments of the largest of a window's values."""
     x, kernel, geometry = _window(site)
-    largest = _largest(x, kernel, geometry)
+    largest, lengths = _largest(x, kernel, geometry), geometry.lengths(x.shape[1:])
     mean, variance = largest.mean(0), largest.var(0)
-    lengths = geometry.windows(np.zeros((1, *x.shape[1:]))).shape[-len(kernel) :]
-    shape = (x.shape[0], *lengths)
-    mean, variance = np.broadcast_to(mean, shape), np.broadcast_to(variance, shape)
-    lag0_variance = variance.mean(tuple(range(1, variance.ndim))).reshape(-1, *[1] * len(kernel))
-    covariance = _pooled_correlation(x, kernel, geometry, lengths) * lag0_variance
-    return [Moments(mean, variance, covariance)] * len(site.node.outputs)
+    lags = _pooled_lags(x, kernel, geometry, lengths)
+    lags = lags.scaled_to(variance.mean(tuple(range(1, variance.ndim))))
+    y = Moments(mean, variance, lags=lags).repeated((x.shape[0], *lengths))
+    return [y] * len(site.node.outputs)
 
 
 def max_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
@@ -244,18 +236,22 @@ def max_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -
     share = _probability_of_largest(values, size)
     slope, root = np.gradient(values, NODES, axis=0), np.sqrt(share)
     wanted, given = expectation(slope * share), expectation(slope * root)
-    scale = np.broadcast_to(np.divide(wanted, given, out=np.zeros_like(given), where=given != 0), x.shape)
+    scale = np.divide(wanted, given, out=np.zeros_like(given), where=given != 0)
     ones = np.ones((x.shape[0], 1, *kernel))
     grouped = _depthwise(geometry, x)
-    mean = grouped.transpose(dy.mean, ones, x.shape) * scale
-    second = grouped.transpose(dy.second, ones, x.shape)
+    arrived = dy.mean, dy.second
+    if scale[0].size > 1:  # positions differ
+        arrived = np.array(dy.mean), np.array(dy.second)
+    first, second = (grouped.transpose(part, ones, x.shape) for part in arrived)
+    passed = GradientMoments.of(first, second).narrow
+    mean, second = passed.mean * scale, passed.variance
     positions = tuple(range(1, x.mean.ndim))
     scale2 = np.mean(scale**2, positions)
-    covariance = _spread_over_windows(x, dy, kernel, geometry) * scale2.reshape(-1, *[1] * len(kernel))
     variance = np.maximum(second - mean**2, 0.0)
-    covariance[lag0(x.mean.ndim)] = variance.mean(positions)
-    cancelled = dy.cancelled * size**2 * scale2
-    return [Seed(GradientMoments(mean, variance, covariance, cancelled, np.zeros(x.shape)), values, root)]
+    lags = _spread_over_windows(x, dy, kernel, geometry) * scale2.reshape(-1, *[1] * len(kernel))
+    lags = lags.with_lag0(variance.mean(positions))
+    back = GradientMoments.of(mean, variance, lags=lags).repeated(x.shape)
+    return [Seed(replace(back, cancelled=dy.cancelled * size**2 * scale2), values, root)]
 
 
 def _window(site: Site) -> tuple[Moments, tuple[int, ...], Geometry]:
@@ -271,6 +267,7 @@ def _values(x: Moments) -> Array:
     """The input as a function of its latent, or of itself, `[NODES, C, *positions]`."""
     if x.curve is not None:
         return x.curve.values
+    x = x.narrow
     return np.asarray(x.mean + np.sqrt(x.variance) * NODES.reshape(-1, *[1] * x.mean.ndim))
 
 
@@ -324,13 +321,12 @@ def _taps(values: Array, kernel: tuple[int, ...], geometry: Geometry) -> list[Ar
 
 def _latent_draws(x: Moments, kernel: tuple[int, ...], draws: int) -> Array:
     """Fixed antithetic draws of the standardised latents of a window, `[C, places of the window, draws]`."""
-    rho = correlation(x) if x.curve is None else x.curve.rho
-    assert rho is not None
+    rho = x.known_lags.correlation() if x.curve is None else x.curve.rho
+    assert isinstance(rho, Autocovariance)
+    lengths = rho.near.shape[1:]
     taps = list(itertools.product(*(range(k) for k in kernel)))
-    lags = [
-        [tuple((a - b) % n for a, b, n in zip(p, q, x.shape[1:], strict=True)) for q in taps] for p in taps
-    ]
-    by_lag = np.moveaxis(rho, 0, -1)
+    lags = [[tuple((a - b) % n for a, b, n in zip(p, q, lengths, strict=True)) for q in taps] for p in taps]
+    by_lag = np.moveaxis(rho.near, 0, -1)
     matrix = np.stack([np.stack([by_lag[lag] for lag in row], -1) for row in lags], -2)
     values, vectors = np.linalg.eigh(matrix)
     root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
@@ -351,24 +347,19 @@ def _read(curve: Array, xi: Array) -> Array:
     )
 
 
-def _pooled_correlation(
+def _pooled_lags(
     x: Moments, kernel: tuple[int, ...], geometry: Geometry, lengths: tuple[int, ...]
-) -> Array:
-    """Correlation of two windows' maxima, taken as that of their means."""
-    rho = correlation(x)
-    assert rho is not None
-    ones = np.ones((x.shape[0], 1, *kernel))
-    summed = strided(through_taps(rho, ones, _depthwise(geometry, x)), geometry.strides, lengths)
-    first = at_lag0(summed).reshape(-1, *[1] * len(kernel))
-    return np.divide(summed, first, out=np.zeros_like(summed), where=first > 0)
+) -> Autocovariance:
+    """Correlation of two windows' maxima, taken as that of their means; its scale means nothing."""
+    rho, ones = x.known_lags.correlation(), np.ones((x.shape[0], 1, *kernel))
+    return strided(through_taps(rho, ones, geometry.dilations, x.shape[0]), geometry.strides, lengths)
 
 
 def _spread_over_windows(
     x: Moments, dy: GradientMoments, kernel: tuple[int, ...], geometry: Geometry
-) -> Array:
+) -> Autocovariance:
     """Autocovariance of what the positions of different windows receive; within a window the mean product is 0."""
-    between = dy.known_covariance.copy()
-    between[lag0(x.mean.ndim)] = -np.mean(dy.mean**2, tuple(range(1, dy.mean.ndim)))
-    ones = np.ones((x.shape[0], 1, *kernel))
+    mean, ones = dy.narrow.mean, np.ones((x.shape[0], 1, *kernel))
+    between = dy.known_lags.with_lag0(-np.mean(mean**2, tuple(range(1, mean.ndim))))
     apart = spread(between, geometry.strides, x.shape[1:])
-    return through_taps(apart, ones, _depthwise(geometry, x))
+    return through_taps(apart, ones, geometry.dilations, x.shape[0])

@@ -33,7 +33,10 @@ def forward(site: Site) -> Sequence[Moments]:
     shared = _same_elements(site)
     if shared is None:
         return moved
-    return [replace(y, covariance=shared.covariance) if y.shape == shared.shape else y for y in moved]
+    return [
+        replace(y, covariance=shared.covariance, lags=shared.lags) if y.shape == shared.shape else y
+        for y in moved
+    ]
 
 
 def _moved_steps(index: Array, known: Steps, y: Moments) -> Moments:
@@ -57,6 +60,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             mean=dy.mean.reshape(shape),
             variance=dy.variance.reshape(shape),
             covariance=dy.covariance if dy.mean.shape == shape else None,
+            lags=dy.lags if dy.mean.shape == shape else None,
             tilt=dy.tilt.reshape(shape),
             cancelled=kept,
             hessian=dy.hessian if len(shape) == 1 else None,
