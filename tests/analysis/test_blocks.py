@@ -8,8 +8,6 @@ import pytest
 from gradfuse.analysis.moments import Assumptions, blocks, curves, propagate
 from gradfuse.analysis.moments.blocks import gram, mean_square, product
 from gradfuse.analysis.moments.state import GradientByRows, ParameterGradient
-from gradfuse.analysis.moments.transfer import convolution
-from gradfuse.analysis.moments.transfer.convolution import Geometry, through_taps
 
 from .conftest import TextGraph
 
@@ -58,30 +56,3 @@ def test_too_many_features_for_a_matrix_say_the_same_by_their_tilt(
         found.append({value.name: gradient.mean_square(32) for value, gradient in shared.items()})
     assert found[0] == pytest.approx(found[1], rel=1e-9)
     assert found[0].keys() == {"w", "v"}
-
-
-@pytest.mark.parametrize(
-    ("kernel", "lengths", "dilations"),
-    [
-        ((3, 3), (8, 7), (1, 1)),
-        ((3, 3), (2, 5), (1, 2)),
-        ((5,), (3,), (2,)),
-        ((2, 1, 3), (4, 5, 3), (1, 1, 2)),
-    ],
-)
-def test_the_lags_of_a_kernel_say_what_its_spectrum_says(
-    kernel: tuple[int, ...],
-    lengths: tuple[int, ...],
-    dilations: tuple[int, ...],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((6, 3, *kernel))
-    covariance = rng.standard_normal((6, *lengths))
-    geometry = Geometry((1,) * len(kernel), dilations, ((0, 0),) * len(kernel), 2, kernel)
-    found = []
-    for limit in (1000, 0):
-        monkeypatch.setattr(convolution, "_MANY_LAGS", limit)
-        found.append(through_taps(covariance, weight, geometry))
-    assert found[0].shape == (6, *lengths)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)

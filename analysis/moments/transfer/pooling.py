@@ -284,7 +284,7 @@ def _probability_of_largest(values: Array, size: int) -> Array:
 
 
 def _rank(rows: Array, weights: Array) -> Array:
-    """The weight of what is below each number of its row. The middle of equal ones: an atom is beaten by half of itself."""
+    """The weight of what is below each number of its row. Of equal ones the middle: an atom is beaten by half of itself."""
     order = np.argsort(rows, 1, kind="stable")
     ordered = np.take_along_axis(rows, order, 1)
     places = np.arange(rows.shape[1] + 1)
@@ -294,7 +294,8 @@ def _rank(rows: Array, weights: Array) -> Array:
     right = np.minimum.accumulate(np.where(edge, places, len(places))[:, ::-1], 1)[:, -2::-1]
     below = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(weights[order], 1)], 1)
     result = np.empty(rows.shape)
-    np.put_along_axis(result, order, np.take_along_axis(below, (left + right) // 2, 1), 1)
+    middle = 0.5 * (np.take_along_axis(below, left, 1) + np.take_along_axis(below, right, 1))
+    np.put_along_axis(result, order, middle, 1)
     return result
 
 

@@ -1,0 +1,144 @@
+"""Autocovariances with few lags against whole ones, and positions taken as alike against each by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradfuse.analysis.moments import Assumptions, autocovariance, propagate
+from gradfuse.analysis.moments.autocovariance import Autocovariance
+from gradfuse.analysis.moments.blocks import each
+from gradfuse.analysis.moments.quadrature import Array
+from gradfuse.analysis.moments.transfer import convolution, taps
+from gradfuse.analysis.moments.transfer.convolution import Geometry
+from gradfuse.analysis.moments.transfer.taps import spread, strided, through_taps
+
+from .conftest import TextGraph
+
+
+def _whole(near: Array, far: float, lengths: tuple[int, ...]) -> Autocovariance:
+    return Autocovariance(near, np.full((len(near), *[1] * len(lengths)), far), lengths)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "lengths", "dilations"),
+    [
+        ((3, 3), (8, 7), (1, 1)),
+        ((3, 3), (2, 5), (1, 2)),
+        ((5,), (3,), (2,)),
+        ((2, 1, 3), (4, 5, 3), (1, 1, 2)),
+    ],
+)
+def test_the_lags_of_a_kernel_say_what_its_spectrum_says(
+    kernel: tuple[int, ...],
+    lengths: tuple[int, ...],
+    dilations: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 3, *kernel))
+    covariance = _whole(rng.standard_normal((6, *lengths)), 0.3, lengths)
+    found = []
+    for limit in (1000, 0):
+        monkeypatch.setattr(taps, "_MANY_LAGS", limit)
+        found.append(through_taps(covariance, weight, dilations, 2).near)
+    assert found[0].shape == (6, *lengths)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_far_goes_through_taps_as_any_lag_does() -> None:
+    rng = np.random.default_rng(0)
+    weight, near = rng.standard_normal((4, 3, 3)), rng.standard_normal((3, 9))
+    found = [through_taps(_whole(near, far, (9,)), weight, (1,), 1).near for far in (0.0, 1.7)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-10)
+
+
+def _local(lengths: tuple[int, ...], far: float) -> Autocovariance:
+    """Of two channels whose positions share more where they are less than 3 apart."""
+    rng = np.random.default_rng(1)
+    near = np.full((2, *autocovariance.torus(lengths)), far)
+    for lag in np.ndindex(5, 5):
+        near[(slice(None), *(n - 2 for n in lag))] += rng.standard_normal(2)
+    return _whole(near, far, lengths)
+
+
+def _lags(covariance: Autocovariance, reach: int) -> Array:
+    return np.stack(
+        [covariance.near[:, a, b] for a in range(-reach, reach + 1) for b in range(-reach, reach + 1)]
+    )
+
+
+def test_few_lags_say_what_the_whole_torus_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.random.default_rng(0).standard_normal((3, 2, 3, 3))
+    found = []
+    for reach in (64, 16):
+        monkeypatch.setattr(autocovariance, "REACH", reach)
+        k = _local((40, 48), 0.4)
+        wide = through_taps(k, weight, (1, 1), 1)
+        narrow = strided(wide, (2, 2), (20, 24))
+        back = through_taps(spread(narrow, (2, 2), (40, 48)), np.swapaxes(weight, 0, 1), (1, 1), 1)
+        products = wide.products(wide)
+        found.append(
+            [_lags(wide, 4), wide.total(), products, _lags(narrow, 2), narrow.total(), _lags(back, 5)]
+        )
+    for whole, few in zip(*found, strict=True):
+        np.testing.assert_allclose(few, whole, rtol=1e-9, atol=1e-9)
+
+
+GEOMETRIES = [
+    Geometry((1, 1), (1, 1), ((1, 1), (1, 1)), 1, (3, 3)),
+    Geometry((2, 1), (1, 2), ((0, 2), (3, 0)), 2, (3, 2)),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_tap_counts_by_the_share_of_positions_inside(geometry: Geometry) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 4 // geometry.groups, *geometry.kernel))
+    shape, outputs = (4, 9, 8), (6, *geometry.lengths((9, 8)))
+    x, y = (np.broadcast_to(rng.standard_normal((s[0], 1, 1)), s) for s in (shape, outputs))
+    pairs = [
+        (geometry.convolve(x, weight), geometry.convolve(np.array(x), weight)),
+        (geometry.transpose(y, weight, shape), geometry.transpose(np.array(y), weight, shape)),
+    ]
+    for alike, each_one in pairs:
+        assert alike.shape == each_one.shape
+        np.testing.assert_allclose(alike[:, 0, 0], each_one.mean((1, 2)), rtol=1e-12)
+    one_by_one = geometry.correlate(np.array(y), np.array(x))
+    np.testing.assert_allclose(geometry.correlate(y, x), one_by_one, rtol=1e-12)
+
+
+def test_without_a_border_positions_are_alike(text_graph: TextGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every position of the first layer's output sees whole windows, and the others have 1 x 1 taps."""
+    given = {"m": np.zeros(6, np.float32), "n": np.ones(6, np.float32)}
+    graph = text_graph(
+        "a = Conv (x, w) b = BatchNormalization (a, g, s, m, n) c = Relu (b) d = Conv (c, v)"
+        " e = Relu (d) f = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (e) h = Conv (f, u)"
+        " k = GlobalAveragePool (h) y = Flatten (k)",
+        "float[batch,3,18,18]",
+        "float[batch,4]",
+        given=given,
+        w=(6, 3, 3, 3),
+        g=(6,),
+        s=(6,),
+        v=(5, 6, 1, 1),
+        u=(4, 5, 1, 1),
+    )
+    found = []
+    for limit in (1e30, 0):
+        monkeypatch.setattr(convolution, "ALIKE", limit)
+        state = propagate(graph, Assumptions(budget=0.0))
+        found.append({value.name: gradient.mean_square(32) for value, gradient in state.shared.items()})
+    assert {"w", "v", "u"} <= found[0].keys()
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
+def test_a_function_of_what_repeats_is_worked_out_once() -> None:
+    sizes = []
+
+    def double(a: Array) -> Array:
+        sizes.append(a.size)
+        return 2.0 * a
+
+    result = each(double, np.broadcast_to(np.ones((3, 1, 1)), (3, 5, 7)))
+    assert (sizes, result.shape, result.max()) == ([3], (3, 5, 7), 2.0)
