@@ -409,7 +409,7 @@ class _Spread(nn.Module):
     [
         (lambda x: torch.relu_(x * 1.0), True),  # writes
         (torch.std, True),  # ours, behind a composite
-        (lambda x: x.amax().clamp(x.amin(), x.sum()), True),  # ours
+        (lambda x: x.clamp(x.mean(), x.sum()), True),  # ours
         (lambda x: x.flatten(1).std(1, keepdim=True), True),  # two composites
         (torch.sigmoid, False),
     ],
