@@ -104,7 +104,7 @@ def rms(square: float) -> float:
 
 def gradient_rms(state: Propagation, value: ir.Value) -> float:
     """RMS of an activation's gradient, of the mean loss over the batch."""
-    return rms(float(np.mean(state.arrived[value].second))) / state.assumptions.batch_size
+    return rms(float(np.mean(state.arrived[value].narrow.second))) / state.assumptions.batch_size
 
 
 def _parameters(
@@ -146,7 +146,7 @@ def _activations(
             gradient,
             gradient / factor,
             gradient * factor,
-            rms(float(np.mean(moments.second))),
+            rms(float(np.mean(moments.narrow.second))),
             moments.mean.size,
             None if measurement is None else measurement.gradients.get(name),
             None if measurement is None else measurement.values.get(name),

@@ -21,7 +21,7 @@ from .quadrature import Array
 
 __all__ = ["REACH", "Autocovariance", "torus"]
 
-REACH = 16
+REACH = 8
 """Lags of an axis that are carried one by one; an axis of up to so many positions is carried whole."""
 
 

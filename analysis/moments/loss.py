@@ -28,7 +28,7 @@ Head: TypeAlias = "tuple[Array, Array, Array | None]"
 """E[dz], E[dz dz'] (only its diagonal for outputs with positions), E[d dz / dz] where it is known."""
 
 _DRAWS = 4096
-_MAX_NUMBERS = 4_000_000
+_MAX_NUMBERS = 1_000_000
 
 
 def output_gradient(loss: str, output: Moments, frequencies: Array | None = None) -> GradientMoments:

@@ -23,7 +23,7 @@ def overflows(state: Propagation) -> tuple[str, str]:
         if isinstance(moments, Moments) and _values_overflow(moments):
             return value.name or "", "forward"
     for value, gradient in state.arrived.items():
-        if not np.all(gradient.second < LARGEST**2):
+        if not np.all(gradient.narrow.second < LARGEST**2):
             return value.name or "", "backward"
     for value, shared in state.shared.items():
         if not shared.largest < LARGEST**2:
@@ -34,6 +34,7 @@ def overflows(state: Propagation) -> tuple[str, str]:
 def _values_overflow(moments: Moments) -> bool:
     if moments.curve is not None and moments.curve.values.dtype.kind == "f":
         return not _within(moments.curve.values[_REACHED])
+    moments = moments.narrow
     return not _within(np.abs(moments.mean) + 4.0 * np.sqrt(moments.variance))
 
 

@@ -57,7 +57,8 @@ def _asked(evidence: Evidence) -> bool:
 def _values(evidence: Evidence) -> list[Finding]:
     for value, moments in evidence.prediction.state.values.items():
         if isinstance(moments, Moments) and value.producer() is not None:
-            peak = float(np.max(np.abs(moments.mean) + 4.0 * np.sqrt(moments.variance)))
+            one = moments.narrow
+            peak = float(np.max(np.abs(one.mean) + 4.0 * np.sqrt(one.variance)))
             if not peak <= _LARGEST:
                 message = f"values of {value.name} reach {number(peak)}; float16 ends at 65,504"
                 severity = "error" if _asked(evidence) else "note"

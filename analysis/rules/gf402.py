@@ -72,7 +72,8 @@ def _cancellation(evidence: Evidence, severity: str) -> list[Finding]:
             state.values.get(node.inputs[0]) if node.op_type in NORMALISATION and node.inputs[0] else None
         )
         if isinstance(moments, Moments):
-            ratio = float(np.median(np.abs(moments.mean) / np.sqrt(np.maximum(moments.variance, 1e-300))))
+            one = moments.narrow
+            ratio = float(np.median(np.abs(one.mean) / np.sqrt(np.maximum(one.variance, 1e-300))))
             if ratio > _BITS:
                 message = f"the mean of what {node.name} normalises is {ratio:.2g} deviations: bfloat16 loses what varies"
                 return [

@@ -28,12 +28,12 @@ from ..blocks import each, one_of
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
-from .taps import per_group, spread, strided, through_taps, white_lag0
+from .taps import per_group, spread, strided, summed, through_taps, white_lag0
 
 __all__ = ["Geometry", "average_pool_backward", "average_pool_forward", "backward", "forward"]
 
-ALIKE = 5_000_000
-"""Multiplications of a convolution, of one example, from which its positions are taken as alike."""
+ALIKE = 5_000
+"""Numbers of an output from which its positions are taken as alike: 12 x 12 positions of 34 channels."""
 
 Either = TypeVar("Either", Moments, GradientMoments)
 
@@ -147,8 +147,8 @@ def _everywhere(channels: Array, lengths: tuple[int, ...]) -> Array:
 
 def _weighed(weight: Array, shares: Array) -> Array:
     """Sum over the taps, each by its share, `[O, C / groups]`."""
-    matrix = weight.reshape(*weight.shape[:2], -1) @ shares.reshape(-1).astype(weight.dtype)
-    return np.asarray(matrix, np.float64)
+    matrix = weight.reshape(-1, shares.size) @ shares.reshape(-1).astype(weight.dtype)
+    return matrix.reshape(weight.shape[:2]).astype(np.float64)
 
 
 def forward(site: Site) -> Sequence[Moments]:
@@ -165,7 +165,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     """The adjoint, and the sums over positions above."""
     assert gradients[0] is not None
     weight, geometry = _weight(site)
-    x, dy = _settled(site.x, weight, site.y.shape), _settled(gradients[0], weight, site.y.shape)
+    x, dy = _settled(site.x, site.y.shape), _settled(gradients[0], site.y.shape)
     dbias = ParameterGradient(_summed(dy.mean), dy.total) if site.is_static(2) else None
     return _backward(x, dy, weight, geometry), _weight_gradient(x, site.y, dy, weight, geometry), dbias
 
@@ -179,7 +179,7 @@ def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None
     """The adjoint."""
     assert gradients[0] is not None
     weight, geometry = _pool_weight(site)
-    dy = _settled(gradients[0], weight, site.y.shape)
+    dy = _settled(gradients[0], site.y.shape)
     return [_backward(site.x, dy, weight, geometry)]
 
 
@@ -195,13 +195,13 @@ def _pool_weight(site: Site) -> tuple[Array, Geometry]:
     return np.full((channels, 1, *kernel), 1.0 / np.prod(kernel)), Geometry.of(site, kernel, channels)
 
 
-def _settled(x: Either, weight: Array, output: tuple[int, ...]) -> Either:
+def _settled(x: Either, output: tuple[int, ...]) -> Either:
     """With positions that are alike for a large layer, and written out for a small one.
 
     What the mean differs by from position to position then varies.
     """
     alike, positions = are_alike(x.mean, x.variance), tuple(range(1, x.mean.ndim))
-    if weight[0].size * np.prod(output) < ALIKE:
+    if np.prod(output) < ALIKE:
         return replace(x, mean=np.array(x.mean), variance=np.array(x.variance)) if alike else x
     if alike:
         return x
@@ -226,7 +226,7 @@ def _mean(x: Array) -> Array:
 
 
 def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
-    x = _settled(x, weight, (len(weight), *geometry.lengths(x.shape[1:])))
+    x = _settled(x, (len(weight), *geometry.lengths(x.shape[1:])))
     y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2))
     lags = through_taps(x.known_lags, weight, geometry.dilations, geometry.groups)
     white = white_lag0(x.known_lags, weight, geometry.groups)
@@ -245,8 +245,8 @@ def _backward(x: Moments, dy: GradientMoments, weight: Array, geometry: Geometry
     # Lag 0 lost what lies beyond the border; what was cancelled must lose as much.
     scaled = lags.scaled_to(_mean(variance))
     kept = np.divide(scaled.lag0, lags.lag0, out=np.ones(len(lags.lag0)), where=lags.lag0 > 0)
-    sums = weight.sum(tuple(range(2, weight.ndim))) ** 2
-    cancelled = per_group(_transposed(sums, geometry.groups), dy.cancelled, geometry.groups) * kept
+    sums = _transposed(summed(weight) ** 2, geometry.groups)
+    cancelled = per_group(sums, dy.cancelled, geometry.groups) * kept
     return replace(GradientMoments.of(mean, variance, lags=scaled), cancelled=cancelled)
 
 
