@@ -148,7 +148,7 @@ def _everywhere(channels: Array, lengths: tuple[int, ...]) -> Array:
 def _weighed(weight: Array, shares: Array) -> Array:
     """Sum over the taps, each by its share, `[O, C / groups]`."""
     matrix = weight.reshape(-1, shares.size) @ shares.reshape(-1).astype(weight.dtype)
-    return matrix.reshape(weight.shape[:2]).astype(np.float64)
+    return np.asarray(matrix.reshape(weight.shape[:2]), np.float64)
 
 
 def forward(site: Site) -> Sequence[Moments]:
