@@ -10,7 +10,7 @@ import onnx_ir as ir
 from .builder import Tensor
 from .mapping import LARGE, is_large
 
-__all__ = ["order_by_use", "replace_node", "without_weights"]
+__all__ = ["replace_node", "use_early", "without_weights"]
 
 
 def replace_node(node: ir.Node, results: Sequence[Tensor | None]) -> None:
@@ -50,29 +50,33 @@ def without_weights(model: ir.Model, above: int = LARGE) -> tuple[ir.Model, dict
     return clone, tensors
 
 
-def order_by_use(graph: ir.Graph) -> None:
-    """Put the nodes of a graph into an order in which what is computed is used up soon, in place.
+def use_early(graph: ir.Graph, first: int) -> None:
+    """Move each node from position `first` on to where its operands are there, in place; the others keep their order.
 
-    Of the nodes whose operands are there, the last one comes next: a parameter's update directly after its gradient, which then
-    need not be kept until all gradients are there.
+    So a parameter's update follows directly on its gradient, which need not be kept until all gradients are there.
     """
     nodes = list(graph)
-    index = {node: position for position, node in enumerate(nodes)}
-    producers = [{index[node] for node in _operand_nodes(node) if node in index} for node in nodes]
+    position = {node: index for index, node in enumerate(nodes)}
+    missing = [{position[node] for node in _operand_nodes(node) if node in position} for node in nodes]
     users: list[list[int]] = [[] for _ in nodes]
-    for position, needed in enumerate(producers):
-        for producer in needed:
-            users[producer].append(position)
-    ready, order = [-position for position, needed in enumerate(producers) if not needed], []
+    for index, operands in enumerate(missing):
+        for operand in operands:
+            users[operand].append(index)
+    # Keys of the nodes to move are negative, and so come before all others.
+    ready, order = [_key(index, first) for index, operands in enumerate(missing) if not operands], []
     heapq.heapify(ready)
     while ready:
-        position = -heapq.heappop(ready)
-        order.append(nodes[position])
-        for user in users[position]:
-            producers[user].discard(position)
-            if not producers[user]:
-                heapq.heappush(ready, -user)
+        index = abs(heapq.heappop(ready))
+        order.append(nodes[index])
+        for user in users[index]:
+            missing[user].discard(index)
+            if not missing[user]:
+                heapq.heappush(ready, _key(user, first))
     graph.extend(order)
+
+
+def _key(index: int, first: int) -> int:
+    return -index if index >= first else index
 
 
 def _operand_nodes(node: ir.Node) -> Iterator[ir.Node]:

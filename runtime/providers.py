@@ -67,13 +67,16 @@ class Session:
         self._session.run_with_iobinding(binding)
 
 
-def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Session:
+def open_session(
+    model: ir.Model, device: str = "cpu", threads: int = 0, *, in_order: bool = False
+) -> Session:
     """A session of `model`.
 
     Args:
-        model: A complete graph, of any size. Nodes that can run run in their order in it.
+        model: A complete graph, of any size.
         device: One of `DEVICES`.
         threads: Threads within an operator; 0 leaves it to onnxruntime, which takes one per core.
+        in_order: Run the nodes in the graph's order; onnxruntime's own is a few percent quicker.
 
     Raises:
         InputError: The device cannot be had.
@@ -81,7 +84,8 @@ def open_session(model: ir.Model, device: str = "cpu", threads: int = 0) -> Sess
     onnxruntime = onnxruntime_for(device)
     options = onnxruntime.SessionOptions()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if in_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Operators that a device lacks run on the CPU.

@@ -22,6 +22,9 @@ __all__ = ["EvaluationSession", "StepResult", "TrainingSession"]
 
 _NEGLIGIBLE = 1e-30
 
+_LARGE_STATE = 1 << 30
+"""Bytes of state from which a parameter's gradient should not be kept until all gradients are there."""
+
 _STEPS_BETWEEN_SWEEPS = 64
 """Steps in which momentum does not decay from negligible to subnormal."""
 
@@ -63,7 +66,8 @@ class TrainingSession:
     ) -> None:
         self._step, self._device, self._seed = step, device, seed
         self._onnxruntime = onnxruntime_for(device)
-        self._session = open_session(step.onnx, device, threads)
+        large = sum(array.nbytes for array in step.initial.values()) > _LARGE_STATE
+        self._session = open_session(step.onnx, device, threads, in_order=large)
         self._batches = _Batches(data, self._onnxruntime, device)
         self._learning_rate = _Input(np.zeros((), np.float64), self._onnxruntime, device)
         self._results = _Results(

@@ -12,7 +12,7 @@ from ..graph.fuses import fuse_bits, fuse_states
 from ..graph.gradient_graph import GradientGraph
 from ..graph.losses import Loss, attach_loss, base_name, loss_named
 from ..graph.model import TensorSpec, TrainableModel, spec_of
-from ..graph.rewriting import order_by_use
+from ..graph.rewriting import use_early
 from .optimizers import Array, Optimizer
 
 __all__ = ["EvaluationGraph", "StepGraph", "initial_values"]
@@ -75,7 +75,7 @@ class StepGraph:
         kept = (*source.parameters, *source.state, *states)
         initial = {**_values(graph, kept), **memory}
         _drop_defaults(graph, kept)
-        order_by_use(graph)
+        use_early(graph, len(gradients.onnx.graph))
         return cls(
             model,
             (*source.inputs, *(spec_of(value) for value in targets)),

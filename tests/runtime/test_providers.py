@@ -75,7 +75,9 @@ def test_no_step_needs_the_host_to_see_device_memory(name, model, examples, monk
     expected = [on_cpu.run(batch, 0.01 / (1 + number), number) for number, batch in enumerate(batches)]
     monkeypatch.setattr(session, "onnxruntime_for", lambda device: Device)
     monkeypatch.setattr(
-        session, "open_session", lambda graph, device, threads: open_session(graph, "cpu", threads)
+        session,
+        "open_session",
+        lambda graph, device, threads, **options: open_session(graph, "cpu", threads, **options),
     )
     on_device = TrainingSession(step, data, "cuda", threads=1)
     assert [

@@ -224,3 +224,14 @@ def test_what_the_optimizer_remembers_never_turns_subnormal(optimizer, model, ex
         after = session.copy_state()[memory]
         assert (after[0] > 1e-21).all()
         assert (after[1:] == 0).all()
+
+
+def test_a_large_state_takes_the_same_steps(model, examples, monkeypatch):
+    step, data = StepGraph.of(GradientGraph.of(model("cnn")), AdamW()), examples(64, 1, 8, 8)
+    usual = TrainingSession(step, data, threads=1)
+    monkeypatch.setattr("gradfuse.runtime.session._LARGE_STATE", 0)
+    large = TrainingSession(step, data, threads=1)
+    for number in range(3):
+        assert large.run(np.arange(64), 0.01, number) == usual.run(np.arange(64), 0.01, number)
+    for name, array in usual.arrays().items():
+        np.testing.assert_array_equal(large.arrays()[name], array)
