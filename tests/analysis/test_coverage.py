@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gradfuse.analysis import analyse
+from gradfuse.analysis.moments import Assumptions, propagate
 from gradfuse.converters import convert
 from gradfuse.graph import GradientGraph, evaluate
 
@@ -70,14 +71,93 @@ def test_heads_that_are_folded_into_the_batch(text_graph: Callable[..., Gradient
     assert_close(graph, (16,), 1.3)
 
 
-def test_transposed_convolution_and_instance_normalisation(text_graph: Callable[..., GradientGraph]) -> None:
-    body = """
-        h = ConvTranspose<strides=[2,2]>(x, w) n = InstanceNormalization(h, g, c) r = Relu(n)
-        p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, b)
+TRANSPOSED = {
+    "strided": ("ConvTranspose<strides=[2,2]>", (6, 8, 2, 2)),
+    "overlapping": ("ConvTranspose<strides=[2,2], pads=[1,1,1,1]>", (6, 8, 4, 4)),
+    "grouped": ("ConvTranspose<group=2, pads=[1,1,1,1]>", (6, 4, 3, 3)),
+    "padded at the end": ("ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>", (6, 8, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolutions_against_measured_gradients(
+    name: str, text_graph: Callable[..., GradientGraph]
+) -> None:
+    op, shape = TRANSPOSED[name]
+    body = f"""
+        h = Conv<pads=[1,1,1,1]>(x, a) r = Relu(h) t = {op}(r, w, c) s = Tanh(t)
+        p = GlobalAveragePool(s) f = Flatten(p) y = MatMul(f, b)
     """
-    shapes = {"w": (3, 8, 2, 2), "g": (8,), "c": (8,), "b": (8, 10)}
-    noted = predict(text_graph(body, x="float[batch,3,4,4]", **shapes))
-    assert noted == ["ConvTranspose", "InstanceNormalization"]
+    graph = text_graph(body, x="float[batch,3,5,5]", a=(6, 3, 3, 3), w=shape, c=(8,), b=(8, 10))
+    assert predict(graph) == []
+    assert_close(graph, (3, 5, 5), 1.3)
+
+
+@pytest.mark.parametrize(("mode", "factor"), [("nearest", 2), ("nearest", 3), ("linear", 2), ("linear", 3)])
+def test_upsampling_against_measured_gradients(
+    mode: str, factor: int, text_graph: Callable[..., GradientGraph]
+) -> None:
+    body = f"""
+        h = Conv<pads=[1,1,1,1]>(x, a) t = Resize<mode="{mode}">(h, , scales) s = Conv<strides=[2,2]>(t, w)
+        f = Flatten(s) y = MatMul(f, b)
+    """
+    given = {"scales": np.array([1, 1, factor, factor], np.float32)}
+    side = (4 * factor - 3) // 2 + 1
+    shapes = {"a": (6, 3, 3, 3), "w": (8, 6, 3, 3), "b": (8 * side**2, 10)}
+    graph = text_graph(body, x="float[batch,3,4,4]", given=given, **shapes)
+    assert predict(graph) == ["Resize"]
+    assert all("equally correlated" in note.text for note in propagate(graph, Assumptions()).notes)
+    assert_close(graph, (3, 4, 4), 1.5)
+
+
+def test_another_resizing_is_passed_with_a_note(text_graph: Callable[..., GradientGraph]) -> None:
+    body = 't = Resize<mode="cubic">(x, , scales) f = Flatten(t) y = MatMul(f, b)'
+    graph = text_graph(
+        body, x="float[batch,3,4,4]", given={"scales": np.array([1, 1, 2, 2], np.float32)}, b=(192, 10)
+    )
+    assert predict(graph) == ["Resize"]
+    assert any("upsampling" in note.text for note in propagate(graph, Assumptions()).notes)
+
+
+NORMALISED = {
+    "3x3": (8, 3, 3, 3),
+    "1x1": (8, 3, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_instance_normalisation_against_measured_gradients(
+    name: str, text_graph: Callable[..., GradientGraph]
+) -> None:
+    kernel = NORMALISED[name]
+    body = """
+        h = Conv(x, w) n = InstanceNormalization(h, g, c) r = Tanh(n) k = Conv<pads=[1,1,1,1]>(r, v)
+        m = InstanceNormalization(k, e, d) s = Relu(m) f = Flatten(s) y = MatMul(f, b)
+    """
+    side = 7 - kernel[-1]
+    given = {
+        name: np.full(8, number, np.float32)
+        for name, number in zip("gced", (1.5, 0.3, 1.0, -0.2), strict=True)
+    }
+    shapes = {"w": kernel, "v": (8, 8, 3, 3), "b": (8 * side**2, 10)}
+    # Of g and c the prediction is up to 5 times too small: what a second normalisation cancels does not survive tanh exactly.
+    graph = text_graph(
+        body, "float[batch,3,6,6]", loss="cross-entropy", given=given, trained=("e", "d"), **shapes
+    )
+    assert predict(graph) == []
+    assert_close(graph, (3, 6, 6), 1.5)
+
+
+@pytest.mark.parametrize("gate", ["Sigmoid(g)", "Mul(g, t)", "Tanh(g)"])
+def test_gates_against_measured_gradients(gate: str, text_graph: Callable[..., GradientGraph]) -> None:
+    """A gate times a value, both of the same input: sigmoid (GLU), SiLU (SwiGLU), tanh."""
+    body = f"""
+        g = MatMul(x, a) t = Sigmoid(g) s = {gate} v = MatMul(x, b) h = Mul(s, v) r = MatMul(h, c)
+        u = Tanh(r) y = MatMul(u, d)
+    """
+    graph = text_graph(body, a=(16, 24), b=(16, 24), c=(24, 16), d=(16, 10))
+    assert predict(graph) == []
+    assert_close(graph, (16,), 1.3)
 
 
 def test_a_weight_that_is_a_product_of_weights(text_graph: Callable[..., GradientGraph]) -> None:
@@ -147,7 +227,9 @@ def assert_close(graph: GradientGraph, shape: tuple[int, ...], factor: float, ro
     rng, squares = np.random.default_rng(1), dict.fromkeys(graph.gradients, 0.0)
     for _ in range(40):
         x = rng.integers(0, rows, (32, *shape)) if rows else rng.standard_normal((32, *shape), np.float32)
-        outputs = evaluate(graph.onnx, {"x": x, "target": rng.standard_normal((32, 10), np.float32)})
+        labels = graph.loss == "cross-entropy"
+        target = rng.integers(0, 10, 32) if labels else rng.standard_normal((32, 10), np.float32)
+        outputs = evaluate(graph.onnx, {"x": x, "target": target})
         for name, gradient in graph.gradients.items():
             squares[name] += float(np.mean(outputs[gradient] ** 2)) / 40
     predicted = {entry.tensor: entry.grad_rms for entry in analyse(graph).profile}

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..autocovariance import Autocovariance
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site, batch_axis
@@ -25,7 +26,7 @@ def forward(site: Site) -> Sequence[Moments]:
     )
     known = {part.tokens.axes for part in parts if part.tokens is not None}
     if len(known) != 1:
-        return [joined]
+        return [replace(joined, lags=_joined_lags(parts, axis))]
     axes = known.pop()
     tokens = _longer(parts, joined, axis) if axis in axes else _wider(parts, axes, axis)
     return [replace(joined, tokens=tokens)]
@@ -41,13 +42,34 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         stop = start + part.shape[axis]
         mean, variance = (np.take(a, np.arange(start, stop), axis) for a in (dy.mean, dy.variance))
         if index in site.varying:
-            tokens = _cut(dy, axis, start, stop)
-            received.append(GradientMoments.of(mean, variance, tokens=tokens))
+            cut = GradientMoments.of(mean, variance, tokens=_cut(dy, axis, start, stop))
+            received.append(_of_channels(cut, dy, slice(start, stop)) if axis == 0 and dy.lags else cut)
         else:
             shape = site.array(index).shape
             received.append(ParameterGradient(mean.reshape(shape), variance.reshape(shape)))
         start = stop
     return received
+
+
+def _joined_lags(parts: Sequence[Moments], axis: int) -> Autocovariance | None:
+    """More channels, each with its own autocovariance."""
+    if axis != 0 or all(part.lags is None for part in parts):
+        return None
+    lags = [part.known_lags for part in parts]
+    near, far = (np.concatenate([getattr(k, name) for k in lags]) for name in ("near", "far"))
+    return Autocovariance(near, far, lags[0].lengths)
+
+
+def _of_channels(cut: GradientMoments, dy: GradientMoments, channels: slice) -> GradientMoments:
+    """With what is known of these channels over positions."""
+    total = None if dy.tilted_total is None else dy.tilted_total[channels]
+    return replace(
+        cut,
+        lags=dy.known_lags.channels(channels),
+        cancelled=dy.cancelled[channels],
+        tilt=dy.tilt[channels],
+        tilted_total=total,
+    )
 
 
 def _axis(site: Site) -> int:

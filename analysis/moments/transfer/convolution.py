@@ -30,7 +30,16 @@ from ..site import Contribution, Site
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
 from .taps import per_group, spread, strided, summed, through_taps, white_lag0
 
-__all__ = ["Geometry", "average_pool_backward", "average_pool_forward", "backward", "forward"]
+__all__ = [
+    "Geometry",
+    "adjoint",
+    "average_pool_backward",
+    "average_pool_forward",
+    "backward",
+    "convolved",
+    "forward",
+    "weight_gradient",
+]
 
 ALIKE = 5_000
 """Numbers of an output from which its positions are taken as alike: 12 x 12 positions of 34 channels."""
@@ -154,7 +163,7 @@ def _weighed(weight: Array, shares: Array) -> Array:
 def forward(site: Site) -> Sequence[Moments]:
     """y = W * x + b."""
     weight, geometry = _weight(site)
-    y = _forward(site.x, weight, geometry)
+    y = convolved(site.x, weight, geometry)
     if site.is_static(2):
         bias = site.array(2).reshape(-1, *[1] * (y.mean.ndim - 1))
         y = replace(y, mean=each(lambda mean: mean + bias, y.mean))
@@ -167,12 +176,12 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     weight, geometry = _weight(site)
     x, dy = _settled(site.x, site.y.shape), _settled(gradients[0], site.y.shape)
     dbias = ParameterGradient(_summed(dy.mean), dy.total) if site.is_static(2) else None
-    return _backward(x, dy, weight, geometry), _weight_gradient(x, site.y, dy, weight, geometry), dbias
+    return adjoint(x.shape, dy, weight, geometry), weight_gradient(x, site.y, dy, weight, geometry), dbias
 
 
 def average_pool_forward(site: Site) -> Sequence[Moments]:
     """A convolution of each channel with equal weights; at a padded border the mean counts the padding."""
-    return [_forward(site.x, *_pool_weight(site))]
+    return [convolved(site.x, *_pool_weight(site))]
 
 
 def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
@@ -180,7 +189,7 @@ def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None
     assert gradients[0] is not None
     weight, geometry = _pool_weight(site)
     dy = _settled(gradients[0], site.y.shape)
-    return [_backward(site.x, dy, weight, geometry)]
+    return [adjoint(site.x.shape, dy, weight, geometry)]
 
 
 def _weight(site: Site) -> tuple[Array, Geometry]:
@@ -225,7 +234,8 @@ def _mean(x: Array) -> Array:
     return np.asarray(one_of(x, positions).mean(positions))
 
 
-def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
+def convolved(x: Moments, weight: Array, geometry: Geometry) -> Moments:
+    """Moments of W * x."""
     x = _settled(x, (len(weight), *geometry.lengths(x.shape[1:])))
     y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2))
     lags = through_taps(x.known_lags, weight, geometry.dilations, geometry.groups)
@@ -235,10 +245,13 @@ def _forward(x: Moments, weight: Array, geometry: Geometry) -> Moments:
     return Moments(y.mean, variance, lags=lags.scaled_to(_mean(variance)))
 
 
-def _backward(x: Moments, dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
-    mean = geometry.transpose(dy.mean, weight, x.shape)
-    variance = geometry.transpose(dy.variance, weight**2, x.shape)
-    apart = spread(dy.known_lags, geometry.strides, x.shape[1:])
+def adjoint(
+    shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry
+) -> GradientMoments:
+    """Moments of what a convolution's input of this shape receives, or of what a transposed convolution gives."""
+    mean = geometry.transpose(dy.mean, weight, shape)
+    variance = geometry.transpose(dy.variance, weight**2, shape)
+    apart = spread(dy.known_lags, geometry.strides, shape[1:])
     turned = _transposed(weight, geometry.groups)
     lags = through_taps(apart, turned, geometry.dilations, geometry.groups)
     variance = _corrected(variance, lags.lag0, white_lag0(apart, turned, geometry.groups))
@@ -257,9 +270,10 @@ def _corrected(variance: Array, correlated: Array, white: Array) -> Array:
     return each(lambda v: v * ratio, variance)
 
 
-def _weight_gradient(
+def weight_gradient(
     x: Moments, y: Moments, dy: GradientMoments, weight: Array, geometry: Geometry
 ) -> ParameterGradient | GradientByRows:
+    """Of the sums over positions of dy(p) x(p + k)."""
     tilt = each(_over_deviation, dy.tilt, y.variance)
     is_tilted = bool(np.any(one_of(tilt, tuple(range(1, tilt.ndim)))))
     ratio = _correlated_positions(x, dy, geometry)

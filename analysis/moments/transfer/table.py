@@ -19,6 +19,7 @@ from . import (
     pooling,
     recurrent,
     shape,
+    transposed_convolution,
 )
 
 __all__ = ["MOVES", "TABLE"]
@@ -48,6 +49,8 @@ TABLE: Mapping[str, Transfer] = {
     "MatMul": Transfer(linear.matmul_forward, linear.matmul_backward),
     "Einsum": Transfer(einsum.forward, einsum.backward),
     "Conv": Transfer(convolution.forward, convolution.backward),
+    "ConvTranspose": Transfer(transposed_convolution.forward, transposed_convolution.backward),
+    "Resize": Transfer(transposed_convolution.resize_forward, transposed_convolution.resize_backward),
     # recurrence
     **dict.fromkeys(RECURRENT, Transfer(recurrent.forward, recurrent.backward)),
     # normalisation
