@@ -82,7 +82,12 @@ class Autocovariance:
         """Sum over all lags of the product of two channels' covariances, `[C, C of the other]`."""
         a, b = (k.near.reshape(len(k.near), -1) for k in (self, other))
         more = self.count - a.shape[1]
-        return np.asarray(a @ b.T + more * np.outer(self.far, other.far))
+        if not more:
+            return np.asarray(a @ b.T)
+        far = (k.far.reshape(-1, 1) for k in (self, other))
+        ones, others = (np.concatenate(part, 1) for part in zip((a, b), far, strict=True))
+        ones[:, -1] *= more
+        return np.asarray(ones @ others.T)
 
     def with_lag0(self, variance: Array) -> Autocovariance:
         """The same but for lag 0."""

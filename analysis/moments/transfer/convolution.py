@@ -156,8 +156,7 @@ def _everywhere(channels: Array, lengths: tuple[int, ...]) -> Array:
 
 def _weighed(weight: Array, shares: Array) -> Array:
     """Sum over the taps, each by its share, `[O, C / groups]`."""
-    matrix = weight.reshape(-1, shares.size) @ shares.reshape(-1).astype(weight.dtype)
-    return np.asarray(matrix.reshape(weight.shape[:2]), np.float64)
+    return summed(weight, shares.reshape(-1)).astype(np.float64)
 
 
 def forward(site: Site) -> Sequence[Moments]:
@@ -340,11 +339,11 @@ def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -
     outputs, inputs = (np.split(np.arange(n), geometry.groups) for n in (len(m2), len(mu2)))
     for o, i in zip(outputs, inputs, strict=True):
         own, fed = k_dy.channels(o), k_x.channels(i)
-        raw = own.products(fed) + np.outer(m2[o], fed.total()) + np.outer(total[o], mu2[i])
-        raw += np.outer(own.lag0, var_mu[i])
-        white = np.outer(own.lag0, fed.lag0 + mu2[i] + var_mu[i]) + np.outer(m2[o], fed.lag0)
-        parts.append(np.divide(raw, white, out=np.ones_like(raw), where=white > 0))
-    return np.asarray(np.maximum(np.concatenate(parts), 0.0))
+        raw = own.products(fed)
+        raw += np.stack([m2[o], total[o], own.lag0], 1) @ np.stack([fed.total(), mu2[i], var_mu[i]])
+        white = np.stack([own.lag0, m2[o]], 1) @ np.stack([fed.lag0 + mu2[i] + var_mu[i], fed.lag0])
+        parts.append(np.divide(np.maximum(raw, 0.0), white, out=np.ones_like(raw), where=white > 0))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _transposed(weight: Array, groups: int) -> Array:

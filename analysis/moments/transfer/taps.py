@@ -33,7 +33,8 @@ def through_taps(
     parts = zip(np.split(weight, groups), np.split(excess, groups), strict=True)
     near = np.concatenate([_through_taps(k, w, dilations) for w, k in parts])
     far = per_group(summed(weight) ** 2, covariance.far.reshape(-1), groups).reshape(-1, *[1] * rank)
-    return Autocovariance(near + far, far, covariance.lengths)
+    near += far
+    return Autocovariance(near, far, covariance.lengths)
 
 
 def per_group(matrix: Array, vector: Array, groups: int) -> Array:
@@ -47,10 +48,12 @@ def white_lag0(covariance: Autocovariance, weight: Array, groups: int) -> Array:
     return per_group(summed(weight**2), covariance.lag0, groups)
 
 
-def summed(weight: Array) -> Array:
-    """Sum over the taps, `[O, C / groups]`; by a product, which is quicker than sums of few numbers."""
+def summed(weight: Array, shares: Array | float = 1.0) -> Array:
+    """Sum over the taps, each by its share, `[O, C / groups]`; by a product, which is quicker than sums of few numbers."""
     flat = weight.reshape(weight.shape[0] * weight.shape[1], -1)
-    return np.asarray((flat @ np.ones(flat.shape[1], weight.dtype)).reshape(weight.shape[:2]))
+    shares = np.broadcast_to(shares, flat.shape[1:]).astype(weight.dtype)
+    result = flat @ shares if len(shares) > 1 else flat * shares
+    return np.asarray(result.reshape(weight.shape[:2]))
 
 
 def _through_taps(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
