@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..autocovariance import Autocovariance
 from ..blocks import each, one_of
 from ..quadrature import Array
 from ..site import Contribution, Site
@@ -238,8 +239,7 @@ def convolved(x: Moments, weight: Array, geometry: Geometry) -> Moments:
     x = _settled(x, (len(weight), *geometry.lengths(x.shape[1:])))
     y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2))
     lags = through_taps(x.known_lags, weight, geometry.dilations, geometry.groups)
-    white = white_lag0(x.known_lags, weight, geometry.groups)
-    variance = _corrected(y.variance, lags.lag0, white)
+    variance = _corrected(y.variance, lags, x.known_lags, weight, geometry)
     lags = strided(lags, geometry.strides, variance.shape[1:])
     return Moments(y.mean, variance, lags=lags.scaled_to(_mean(variance)))
 
@@ -253,7 +253,7 @@ def adjoint(
     apart = spread(dy.known_lags, geometry.strides, shape[1:])
     turned = _transposed(weight, geometry.groups)
     lags = through_taps(apart, turned, geometry.dilations, geometry.groups)
-    variance = _corrected(variance, lags.lag0, white_lag0(apart, turned, geometry.groups))
+    variance = _corrected(variance, lags, apart, turned, geometry)
     # Lag 0 lost what lies beyond the border; what was cancelled must lose as much.
     scaled = lags.scaled_to(_mean(variance))
     kept = np.divide(scaled.lag0, lags.lag0, out=np.ones(len(lags.lag0)), where=lags.lag0 > 0)
@@ -262,9 +262,14 @@ def adjoint(
     return replace(GradientMoments.of(mean, variance, lags=scaled), cancelled=cancelled)
 
 
-def _corrected(variance: Array, correlated: Array, white: Array) -> Array:
-    """By what the correlation of positions makes of each channel."""
-    ratio = np.divide(correlated, white, out=np.ones_like(correlated), where=white > 0)
+def _corrected(
+    variance: Array, lags: Autocovariance, before: Autocovariance, weight: Array, geometry: Geometry
+) -> Array:
+    """By what the correlation of positions makes of each channel; one tap reads no two positions."""
+    if np.prod(geometry.kernel) == 1:
+        return variance
+    white = white_lag0(before, weight, geometry.groups)
+    ratio = np.divide(lags.lag0, white, out=np.ones_like(white), where=white > 0)
     ratio = np.maximum(ratio, 0.0).reshape(-1, *[1] * (variance.ndim - 1))
     return each(lambda v: v * ratio, variance)
 
@@ -350,4 +355,6 @@ def _transposed(weight: Array, groups: int) -> Array:
     """Weights of the adjoint convolution: `[C, O / groups, *kernel]`, taps reversed."""
     rank = weight.ndim - 2
     flipped = np.flip(weight, tuple(range(2, rank + 2)))
+    if groups == 1:
+        return np.swapaxes(flipped, 0, 1)
     return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(flipped, groups)])

@@ -29,6 +29,8 @@ def through_taps(
     covariance: Autocovariance, weight: Array, dilations: Sequence[int], groups: int
 ) -> Autocovariance:
     """After a convolution of stride 1, `[O, C / groups, *kernel]`, on the positions of its input."""
+    if weight[0, 0].size == 1:
+        return _through_one(covariance, weight, groups)
     excess, rank = covariance.near - covariance.far, weight.ndim - 2
     parts = zip(np.split(weight, groups), np.split(excess, groups), strict=True)
     near = np.concatenate([_through_taps(k, w, dilations) for w, k in parts])
@@ -37,15 +39,27 @@ def through_taps(
     return Autocovariance(near, far, covariance.lengths)
 
 
+def _through_one(covariance: Autocovariance, weight: Array, groups: int) -> Autocovariance:
+    """Every lag as every other."""
+    near = covariance.near.reshape(len(covariance.near), -1)
+    rows = np.concatenate([near, covariance.far.reshape(-1, 1)], 1)
+    passed = per_group(summed(weight) ** 2, rows, groups)
+    shape = (-1, *covariance.near.shape[1:])
+    far = passed[:, -1].reshape(-1, *[1] * (weight.ndim - 2))
+    return Autocovariance(passed[:, :-1].reshape(shape), far, covariance.lengths)
+
+
 def per_group(matrix: Array, vector: Array, groups: int) -> Array:
-    """`[O, C / groups]` times `[C]`, where each group of outputs reads its own inputs."""
+    """`[O, C / groups]` times `[C]` or `[C, n]`, where each group of outputs reads its own inputs."""
+    if groups == 1:
+        return np.asarray(matrix @ vector)
     parts = zip(np.split(matrix, groups), np.split(vector, groups), strict=True)
     return np.concatenate([each @ part for each, part in parts])
 
 
 def white_lag0(covariance: Autocovariance, weight: Array, groups: int) -> Array:
     """The variance that the taps would give if positions were uncorrelated."""
-    return per_group(summed(weight**2), covariance.lag0, groups)
+    return per_group(summed(np.square(weight)), covariance.lag0, groups)
 
 
 def summed(weight: Array, shares: Array | float = 1.0) -> Array:
