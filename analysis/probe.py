@@ -28,13 +28,16 @@ from .thresholds import THRESHOLDS
 __all__ = ["BATCHES", "Measurement", "probe"]
 
 BATCHES, MORE, MOST = 4, 16, 64
-"""Batches that a probe runs; up to how many while the norm is uncertain, and while that leaves open whether it is in bounds.
+"""Batches that a probe runs; up to how many while the norm is uncertain; and while a gradient is rough, or the norm's
+uncertainty leaves open whether it is in bounds.
 
 Gradients that explode have heavy tails: a few batches may miss their mean.
 """
 
-_ERROR = 0.15
-"""Standard error of the mean square of the global norm, relative to it, above which it counts as uncertain."""
+_ERROR, _ROUGH = 0.15, 0.4
+"""Standard error of a mean square, relative to it, above which the global norm counts as uncertain, a parameter's gradient as
+rough: its RMS is then off by a fifth.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def probe(
     seed: int = 0,
     limit: float = THRESHOLDS["GF101.norm"],
 ) -> Measurement:
-    """Run batches of the assumed size: BATCHES, and more while the global norm is uncertain.
+    """Run batches of the assumed size: BATCHES, and more while their own spread leaves a gradient uncertain.
 
     Args:
         gradients: The model's gradient graph.
@@ -107,25 +110,31 @@ def _batches(
             yield _taken(gradients, data, assumptions, rng)
 
 
-def _is_open(squares: Sequence[float], limit: float) -> bool:
-    """Whether more batches are worth while, given the squares of the global norm."""
-    count, mean = len(squares), float(np.mean(squares))
-    error = float(np.std(squares, ddof=1)) / math.sqrt(count)
-    near = count < MOST and abs(mean - limit**2) < 2 * error
-    return near or (count < MORE and error > _ERROR * mean)
+def _is_open(squares: Array, limit: float) -> bool:
+    """Whether more batches are worth while, given for each the squared norm of every parameter's gradient, `[batches, n]`."""
+    count, norms = len(squares), squares.sum(1)
+    mean, error = float(np.mean(norms)), float(_standard_error(norms))
+    near = abs(mean - limit**2) < 2 * error
+    rough = bool(np.any(_standard_error(squares) > _ROUGH * squares.mean(0)))
+    return (count < MOST and (near or rough)) or (count < MORE and error > _ERROR * mean)
+
+
+def _standard_error(squares: Array) -> Array:
+    """Of the mean over the batches."""
+    return np.asarray(np.std(squares, axis=0, ddof=1) / math.sqrt(len(squares)))
 
 
 def _squares(
     gradients: GradientGraph, names: Mapping[tuple[str, str], str], outputs: Sequence[Mapping[str, Array]]
-) -> list[float]:
-    """The square of the global norm of each batch."""
+) -> Array:
+    """The squared norm of each parameter's gradient in each batch, `[batches, n]`."""
     sizes = gradients.source.sizes
     sized = [
         (tensor, sizes[name])
         for (kind, name), tensor in names.items()
         if kind == "gradient" and name in sizes
     ]
-    return [sum(size * float(output[tensor]) for tensor, size in sized) for output in outputs]
+    return np.array([[size * float(output[tensor]) for tensor, size in sized] for output in outputs])
 
 
 def _measuring(gradients: GradientGraph) -> tuple[ir.Model, dict[tuple[str, str], str]]:

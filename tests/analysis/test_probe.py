@@ -96,7 +96,8 @@ def test_more_batches_are_run_where_their_gradients_differ(
     x, labels = rng.standard_normal((800, 16), np.float32), rng.integers(0, 10, 800)
     x[::100] *= 300
     found = probe(graph, Assumptions(), data=(x, labels))
-    assert (measured.batches, found.batches) == (4, 16)
+    # A gradient whose mean square has a standard error above 0.4 of it is measured on, up to 64 batches.
+    assert (measured.batches, found.batches) == (4, 32)
 
 
 def test_dropout_drops_anew_and_yet_the_same_for_a_seed(text_graph: TextGraph) -> None:
