@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import google.protobuf.message
@@ -64,6 +64,7 @@ def load_model(path: str | Path) -> ir.Model:
         raise _invalid(path, reason[0] if reason else type(error).__name__) from error
     _check_names(model, path)
     _check_nodes(model, path)
+    _check_divisors(model, path)
     map_tensors(model)
     return model
 
@@ -128,6 +129,24 @@ def _check_nodes(model: ir.Model, path: Path) -> None:
         lengths = [] if value.shape is None else [dim for dim in value.shape if isinstance(dim, int)]
         if min(lengths, default=0) < 0:
             raise _invalid(path, f"the input {value.name!r} has a negative length")
+
+
+def _check_divisors(model: ir.Model, path: Path) -> None:
+    """Refuse a 0 in attributes that onnxruntime divides by unseen: it ends the process."""
+    functions = (node for function in model.functions.values() for node in function.all_nodes())
+    for node in (*model.graph.all_nodes(), *functions):
+        for name in ("dilations", "group", "kernel_shape", "strides"):
+            numbers = _integers(node.attributes.get(name)) if node.domain == "" else []
+            if min(numbers, default=1) < 1:
+                raise _invalid(path, f"{node.op_type} node {node.name!r} has {name} {list(numbers)}")
+
+
+def _integers(attribute: ir.Attr | None) -> Sequence[int]:
+    if attribute is None or attribute.is_ref():
+        return []
+    if attribute.type is ir.AttributeType.INTS:
+        return attribute.as_ints()
+    return [attribute.as_int()] if attribute.type is ir.AttributeType.INT else []
 
 
 _INVALID = (

@@ -48,12 +48,17 @@ def _set_dims(model: onnx.ModelProto) -> None:
 
 
 def _huge_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 50
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1 << 50
 
 
 def _shorten(model: onnx.ModelProto) -> None:
     weight = np.ones((3, 5), np.float32)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+
+
+def _reach_too_far(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.full(5, 99), "places"))
+    model.graph.node[1].CopyFrom(onnx.helper.make_node("Gather", ["h", "places"], ["r"], axis=1))
 
 
 def _outside(model: onnx.ModelProto) -> None:
@@ -71,7 +76,8 @@ CHANGES = [
     (_rename("h", "h" * 100_000), "more than 4096"),
     (_set_dims, "does not fit its type and shape"),
     (_huge_input, "is too large to try"),
-    (_shorten, "does not run, so that nothing can be compared with it"),
+    (_shorten, "whose inner lengths 4 and 3 differ"),
+    (_reach_too_far, "does not run, so that nothing can be compared with it"),
     (_outside, "lies outside the model's folder"),
     (lambda model: model.graph.ClearField("output"), "is not an ONNX model"),
 ]
@@ -104,6 +110,27 @@ def test_integer_division_by_zero_does_not_end_the_process(write_model: WriteMod
     with pytest.raises(GradfuseError, match=rf"{op_type} node '.*' divides by zero"):
         convert(write_model(text.replace("DIVISOR", "zero"), {"w": (4, 3), "zero": np.array([1, 0, 1])}))
     assert convert(write_model(text.replace("DIVISOR", "n"), {"w": (4, 3)})).parity is not None
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "Conv <strides = [0, 1]> (x, w)",
+        "Conv <group = 0> (x, w)",
+        "MaxPool <kernel_shape = [2, 2], strides = [1, 0]> (x)",
+        "AveragePool <kernel_shape = [0, 2]> (x)",
+    ],
+)
+def test_what_a_kernel_would_divide_by_is_positive(write_model: WriteModel, node: str) -> None:
+    """onnxruntime ends the process."""
+    text = (
+        f"g (float[batch, 1, 6, 6] x) => (float[batch, n] y) {{ c = {node} f = Flatten (c) y = Mul (f, v) }}"
+    )
+    path = write_model(text, {"w": (2, 1, 3, 3), "v": (1,)})
+    with pytest.raises(
+        GradfuseError, match=r"is not a valid ONNX model: (Conv|\w+Pool) node '.*' has \w+ \["
+    ):
+        convert(path)
 
 
 def test_a_few_lines_that_become_a_trillion_nodes_are_refused(write_model: WriteModel) -> None:
