@@ -12,6 +12,7 @@ import onnx_ir as ir
 from .moments import Moments, Propagation
 from .moments.quadrature import NODES, WEIGHTS, Array
 from .moments.transfer import elementwise
+from .moments.transfer.recurrent import gate_curves
 from .trunk import Step
 
 __all__ = [
@@ -34,7 +35,7 @@ _ALIVE = 1e-3
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function of a tensor.
+    """An elementwise function of a tensor, or the gates of a recurrent node at its last step.
 
     Attributes:
         node: The last node of the chain.
@@ -46,7 +47,7 @@ class Activation:
 
 
 def activations(state: Propagation) -> Iterator[Activation]:
-    """Every chain of elementwise ops whose end something else takes, in forward order."""
+    """Every chain of elementwise ops whose end something else takes, in forward order; then the gates of recurrent nodes."""
     forward = set(state.nodes)
     for value, moments in state.values.items():
         node = value.producer()
@@ -58,6 +59,9 @@ def activations(state: Propagation) -> Iterator[Activation]:
             _latent(state, user.outputs[0]) != curve.latent for user, _ in value.uses() if user in forward
         ):
             yield Activation(node, curve.values)
+    for node, kept in state.memory.items():
+        if (gates := gate_curves(kept)) is not None:
+            yield Activation(node, gates)
 
 
 def _latent(state: Propagation, value: ir.Value) -> str:

@@ -3,7 +3,8 @@
 ## What it sees
 For functions that are flat on both sides (tanh, sigmoid, hard versions of them), the share of their inputs, under the
 predicted distribution, at which the slope is below a twentieth of the steepest. A share of `GF109.share` (0.5) or more
-is a warning.
+is a warning. RNN, LSTM and GRU nodes are looked into: all gates of the last step are taken together (of a GRU those of
+update and reset).
 
 ## Why it is bad
 A saturated unit passes nearly no gradient, and what it passes depends on a few examples. Its layer does not learn, and
@@ -15,7 +16,7 @@ them lie where tanh is flat.
 
 ## Cure
 Smaller weights, or a normalisation before the function, so that its inputs have a standard deviation near 1; inputs of the
-model scaled to variance 1. Gates of an LSTM may be saturated on purpose (a forget bias): then raise the threshold.
+model scaled to variance 1. Gates of an LSTM may be saturated on purpose (a forget bias): one of four alone makes no finding.
 
 ## References
 Glorot and Bengio 2010; LeCun et al. 1998 (efficient backprop).

@@ -132,6 +132,29 @@ def test_gf109_leaves_alone(text_graph: TextGraph, function: str, gain: float) -
     assert of("GF109", text_graph(body, gain=gain, given=given, w=(16, 32), v=(32, 10))) == []
 
 
+@pytest.mark.parametrize(("op_type", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
+@pytest.mark.parametrize(("gain", "saturated"), [(1.0, False), (12.0, True)])
+def test_gf109_looks_into_recurrent_nodes(
+    text_graph: TextGraph, op_type: str, gates: int, gain: float, saturated: bool
+) -> None:
+    rng, width = np.random.default_rng(1), 24
+    given = {
+        "w": (gain / 4.0 * rng.standard_normal((1, gates * width, 16))).astype(np.float32),
+        "r": (rng.standard_normal((1, gates * width, width)) / width**0.5).astype(np.float32),
+    }
+    body = f"o, l = {op_type}<hidden_size={width}>(x, w, r) h = Squeeze(l, zero) y = MatMul(h, v)"
+    graph = text_graph(
+        body,
+        "float[6,batch,16]",
+        loss="cross-entropy",
+        given={**given, "zero": np.array([0])},
+        trained=("w", "r"),
+        v=(width, 10),
+    )
+    found = of("GF109", graph)
+    assert [finding.evidence["nodes"] for finding in found] == ([[f"{op_type}_0"]] if saturated else [])
+
+
 @pytest.mark.parametrize(("bias", "found"), [(-4.0, 1), (-1.0, 0)])
 def test_gf110_counts_dead_units(text_graph: TextGraph, bias: float, found: int) -> None:
     body = "m = MatMul(x, w) z = Add(m, b) h = Relu(z) y = MatMul(h, v)"

@@ -3,6 +3,6 @@
 Of one step the covariance of all states is carried where the budget allows; between steps that of each channel with itself.
 """
 
-from .layer import arrived_first, backward, forward
+from .layer import arrived_first, backward, forward, gate_curves
 
-__all__ = ["arrived_first", "backward", "forward"]
+__all__ = ["arrived_first", "backward", "forward", "gate_curves"]

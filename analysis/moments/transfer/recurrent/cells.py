@@ -34,6 +34,7 @@ class Cell:
         state_gates: The same of the recurrent weight.
         own: (local, state) where a local is the channel's own state.
         activations: Their names where the node gives none.
+        gates: (local, activation) where one activation is of one local alone.
         evaluate: From locals `[p, *]` to states `[q, *]` and their derivatives `[q, p, *]`.
     """
 
@@ -42,6 +43,7 @@ class Cell:
     state_gates: tuple[int, ...]
     own: tuple[tuple[int, int], ...]
     activations: tuple[str, ...]
+    gates: tuple[tuple[int, int], ...]
     evaluate: Callable[[Array, Sequence[Activation]], tuple[Array, Array]]
 
     @property
@@ -78,9 +80,17 @@ def _gru(local: Array, activations: Sequence[Activation]) -> tuple[Array, Array]
 
 
 CELLS: Mapping[str, Cell] = {
-    "RNN": Cell(1, (0,), (0,), (), ("Tanh",), _rnn),
-    "LSTM": Cell(2, (0, 1, 2, 3), (0, 1, 2, 3), ((4, 1),), ("Sigmoid", "Tanh", "Tanh"), _lstm),
-    "GRU": Cell(1, (0, 1, 2), (0, 1, 3), ((4, 0),), ("Sigmoid", "Tanh"), _gru),
+    "RNN": Cell(1, (0,), (0,), (), ("Tanh",), ((0, 0),), _rnn),
+    "LSTM": Cell(
+        2,
+        (0, 1, 2, 3),
+        (0, 1, 2, 3),
+        ((4, 1),),
+        ("Sigmoid", "Tanh", "Tanh"),
+        ((0, 0), (1, 0), (2, 0), (3, 1)),
+        _lstm,
+    ),
+    "GRU": Cell(1, (0, 1, 2), (0, 1, 3), ((4, 0),), ("Sigmoid", "Tanh"), ((0, 0), (1, 0)), _gru),
 }
 """By op type."""
 

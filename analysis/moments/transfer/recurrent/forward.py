@@ -50,6 +50,7 @@ class Trace:
         mean: Mean of the states that the step starts from, `[q, H]`; one more for the last ones.
         covariance: Their covariance.
         statistics: Expectations over the locals.
+        centre: Mean of the locals, `[p, H]`.
         local: Covariance of each channel's locals, `[H, p, p]`.
         state_lags: Cov(s_t, s_u) of each channel for the steps u before t, the nearest first, `[lags, H, q, q]`; as for `mean`.
         local_lags: Cov(l_t, l_u) in the same way, `[lags, H, p, p]`.
@@ -58,6 +59,7 @@ class Trace:
     mean: list[Array]
     covariance: list[Array]
     statistics: list[Statistics] = field(default_factory=list)
+    centre: list[Array] = field(default_factory=list)
     local: list[Array] = field(default_factory=list)
     state_lags: list[Array] = field(default_factory=list)
     local_lags: list[Array] = field(default_factory=list)
@@ -71,8 +73,10 @@ def run(direction: Direction, x: Inputs, mean: Array, covariance: Array) -> Trac
         together = lags.with_input() @ np.swapaxes(direction.own, 1, 2)
         local = direction.local_covariance(states, inputs) + together + np.swapaxes(together, 1, 2)
         centre = direction.inputs @ x.mean[step] + direction.states @ trace.mean[-1].reshape(-1)
-        found = expectations(direction.cell, direction.activations, centre + direction.bias, local)
+        centre = centre + direction.bias
+        found = expectations(direction.cell, direction.activations, centre, local)
         trace.statistics.append(found)
+        trace.centre.append(centre)
         trace.local.append(local)
         trace.state_lags.append(lags.states)
         trace.local_lags.append(lags.advance(number, found.slope, local))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UnknownTransferError
-from ...quadrature import Array
+from ...quadrature import NODES, Array
 from ...site import Contribution, Site
 from ...state import GradientMoments, Moments, ParameterGradient
 from ...steps import numbered, of_tokens
@@ -21,7 +21,7 @@ from .cells import ACTIVATIONS, CELLS, Activation, Cell
 from .direction import Direction, blocks
 from .forward import Inputs, Trace, run
 
-__all__ = ["arrived_first", "backward", "forward"]
+__all__ = ["arrived_first", "backward", "forward", "gate_curves"]
 
 _STATES = (5, 6)
 """Where a node has its first states."""
@@ -43,6 +43,19 @@ class _Run:
 def arrived_first(kept: object) -> float | None:
     """The sum of E[gradient^2] over a layer's first states, of one example, from what its rule has kept; None without one."""
     return kept.arrived_first if isinstance(kept, _Run) else None
+
+
+def gate_curves(kept: object) -> Array | None:
+    """Each gate of the last step at the quadrature nodes of its local, `[NODES, gates]`, from what a layer's rule has kept."""
+    if not isinstance(kept, _Run):
+        return None
+    curves = []
+    for direction, trace in zip(kept.directions, kept.traces, strict=True):
+        deviation = np.sqrt(np.diagonal(trace.local[-1], axis1=1, axis2=2).T)
+        for local, activation in direction.cell.gates:
+            inputs = trace.centre[-1][local] + deviation[local] * NODES[:, None]
+            curves.append(direction.activations[activation](inputs)[0])
+    return np.concatenate(curves, 1)
 
 
 def forward(site: Site) -> Sequence[Moments]:
