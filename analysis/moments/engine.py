@@ -80,7 +80,7 @@ class Propagation:
         nodes: The forward nodes that the loss depends on, in order.
         output: The model's output that the loss is taken of.
         values: Moments of each tensor that depends on the example; the value of each that does not.
-        arrived: Gradient of each tensor that depends on the example.
+        arrived: Gradient of each tensor that depends on the example, element by element.
         shared: Gradient of each tensor that does not.
         notes: Approximations.
         full_covariance: For each layer with a weight matrix, whether the covariance between its channels was carried within
@@ -255,6 +255,9 @@ class _Backward:
         self._note_unlisted_loss(output)
         for node in reversed(self.state.nodes):
             self._node(node)
+            for value in node.outputs:
+                self.plain.pop(value, None)
+                self.seeds.pop(value, None)
             _release_weights(node, self.values)
         for value in list(self.values):
             if value.producer() is None and isinstance(self.values[value], Moments):
@@ -382,7 +385,7 @@ class _Backward:
             total = passed if total is None else total + passed
         if total is not None:
             total = self.drawing.settled(value, total)
-            self.state.arrived[value] = total
+            self.state.arrived[value] = total.alone
         return total
 
     def _static(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:

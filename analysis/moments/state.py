@@ -260,6 +260,11 @@ class GradientMoments:
             mean, variance, covariance, none, flat, None, hessian, None, tokens, None, None, steps, lags
         )
 
+    @property
+    def alone(self) -> GradientMoments:
+        """Without what its elements have to do with each other, or with their values: what is kept in the end."""
+        return GradientMoments(self.mean, self.variance, None, self.cancelled, self.tilt)
+
     def with_draws(self, drawn: GradientDraws) -> GradientMoments:
         """The same, with draws of it."""
         return replace(self, drawn=drawn)
