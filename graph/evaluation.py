@@ -42,11 +42,12 @@ def evaluator(model: ir.Model) -> Evaluator:
     light, tensors = without_weights(model)
     weights = {name: np.require(tensor.numpy(), requirements="A") for name, tensor in tensors.items()}
     names = [output.name or "" for output in model.graph.outputs]
-    run = _runner(ir.serde.serialize_model(light).SerializeToString())
+    is_double = any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs)
+    run = _runner(ir.serde.serialize_model(light).SerializeToString(), is_double)
     return lambda feeds: dict(zip(names, run(names, {**weights, **feeds}), strict=True))
 
 
-def _runner(serialized: bytes) -> Callable[[list[str], dict[str, Any]], list[Any]]:
+def _runner(serialized: bytes, is_double: bool) -> Callable[[list[str], dict[str, Any]], list[Any]]:
     try:
         import onnxruntime
     except ImportError:
@@ -56,6 +57,10 @@ def _runner(serialized: bytes) -> Callable[[list[str], dict[str, Any]], list[Any
         return lambda names, feeds: list(reference.run(names, feeds))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # an error is raised, too; defaults among the inputs are warnings
+    if (
+        is_double
+    ):  # its extended fusions put in kernels that float64 does not have (seen in 1.19: FusedMatMul)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     providers = ["CPUExecutionProvider"]
     session = _attempt(lambda: onnxruntime.InferenceSession(serialized, options, providers=providers))
     return lambda names, feeds: _attempt(lambda: session.run(names, feeds))
@@ -65,7 +70,12 @@ def _attempt(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except Exception as error:  # onnxruntime has exceptions of its own for each status
-        raise ConversionError(f"onnxruntime cannot run the graph: {_reason(error)}") from error
+        missing = "Could not find an implementation" in str(error)
+        raise ConversionError(
+            f"onnxruntime cannot run the graph: {_reason(error)}",
+            expected="element types that it has kernels for, as float32" if missing else "",
+            remedy="export the model in float32; a report without --probe runs nothing" if missing else "",
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -62,4 +62,5 @@ def _relu_stack(depth: int, gain: float) -> GradientGraph:
 
 def _type(array: np.ndarray[Any, Any]) -> str:
     kind = {"f": "float", "i": "int64", "b": "bool"}[array.dtype.kind]
+    kind = "double" if array.dtype == np.float64 else kind
     return f"{kind}[{','.join(map(str, array.shape))}]"

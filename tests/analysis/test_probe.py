@@ -9,7 +9,7 @@ import pytest
 
 from gradfuse.analysis import Measurement, analyse, assume, probe
 from gradfuse.analysis.moments import Assumptions
-from gradfuse.graph import GradientGraph, InputError, evaluate
+from gradfuse.graph import ConversionError, GradientGraph, InputError, evaluate
 
 TextGraph = Callable[..., GradientGraph]
 BODY = "z = MatMul(x, w) h = Relu(z) y = MatMul(h, v)"
@@ -139,3 +139,21 @@ def test_images_are_averaged_over_positions(text_graph: TextGraph) -> None:
         assume(graph, mean=[0.1, 0.2])
     with pytest.raises(InputError, match="label frequencies"):
         assume(graph, label_frequencies=[-1.0] * 10)
+
+
+def test_a_model_in_float64_is_measured_where_there_are_kernels_for_it(text_graph: TextGraph) -> None:
+    rng, given = np.random.default_rng(0), dict[str, np.ndarray]()
+    for name, shape in (("w", (16, 24)), ("v", (24, 10))):
+        given[name] = rng.standard_normal(shape) / 4.0
+    graph = text_graph(BODY, "double[batch,16]", "double[batch,10]", given=given, trained=("w", "v"))
+    found = probe(graph, Assumptions())
+    assert {name for name, rms in found.gradients.items() if math.isfinite(rms)} >= {"w", "v"}
+
+
+def test_a_missing_kernel_is_said_in_one_line(text_graph: TextGraph) -> None:
+    given = {"w": np.ones((4, 3, 3, 3)), "v": np.ones((4, 10))}
+    body = "z = Conv(x, w) p = GlobalAveragePool(z) f = Flatten(p) y = MatMul(f, v)"
+    graph = text_graph(body, "double[batch,3,8,8]", "double[batch,10]", given=given, trained=("w", "v"))
+    with pytest.raises(ConversionError, match="export the model in float32") as raised:
+        probe(graph, Assumptions())
+    assert "\n" not in str(raised.value)
