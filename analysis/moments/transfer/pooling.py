@@ -219,6 +219,11 @@ def _averaged_axes(site: Site) -> tuple[int, ...]:
 def max_pool_forward(site: Site) -> Sequence[Moments]:
     """Moments of the largest of a window's values."""
     x, kernel, geometry = _window(site)
+    if any(size > stride for size, stride in zip(kernel, geometry.strides, strict=True)):
+        site.notes.append(
+            "its windows overlap: whether a position is the largest of one is taken not to depend on the next, and the"
+            " gradient of a normalisation's shift before it may be larger"
+        )
     largest, lengths = _largest(x, kernel, geometry), geometry.lengths(x.shape[1:])
     mean, variance = largest.mean(0), largest.var(0)
     lags = _pooled_lags(x, kernel, geometry, lengths)
