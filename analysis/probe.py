@@ -149,7 +149,9 @@ def _measuring(gradients: GradientGraph) -> tuple[ir.Model, dict[tuple[str, str]
     graph.outputs[:] = [loss]
     for kind, name, tensor in wanted:
         if tensor in produced and (kind, name) not in names:
-            square = builder.tensor(produced[tensor]).cast(ir.DataType.DOUBLE).square().mean(keepdims=False)
+            # One op sums the squares, so that no second float64 tensor of this size is held.
+            exact = builder.tensor(produced[tensor]).cast(ir.DataType.DOUBLE)
+            square = builder.op("ReduceSumSquare", exact, keepdims=0) / exact.count()
             graph.outputs.append(square.value)
             names[kind, name] = square.value.name or ""
     for index, node in enumerate(node for node in graph if node.op_type == "Dropout"):

@@ -25,16 +25,23 @@ import onnx
 INPUTS, CLASSES, TINY = 64, 10, 8
 BLOCK = 1 << 24
 
+UNGUARDED = "import sys; from gradfuse.cli import main; sys.exit(main())"
+"""The command line in one process, so that it is this process whose memory is watched."""
+
 
 def main(arguments: list[str]) -> int:
     """Write the models, run the commands, print; fails where a command does."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks large", description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=16384, help="of two dense layers; 16384 makes 2.15 GB")
+    parser.add_argument("--width", type=int, default=16384, help="of the dense layers")
+    parser.add_argument(
+        "--depth", type=int, default=2, help="how many; two of 16384, or eight of 8192, make 2.15 GB"
+    )
     options = parser.parse_args(arguments)
     failed = False
     with tempfile.TemporaryDirectory() as scratch:
         models = [
-            write_model(Path(scratch) / f"{width}" / "model.onnx", width) for width in (TINY, options.width)
+            write_model(Path(scratch) / f"{width}" / "model.onnx", width, options.depth)
+            for width in (TINY, options.width)
         ]
         size = sum(path.stat().st_size for path in models[1].parent.iterdir())
         data = Path(scratch) / "data.npz"
@@ -82,7 +89,7 @@ def run(name: str, model: Path, arguments: list[str]) -> Usage:
     ):
         command = [name.split()[0], str(model), *(part.replace("OUT", out) for part in arguments)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "gradfuse", *command], stdout=subprocess.DEVNULL, stderr=said
+            [sys.executable, "-c", UNGUARDED, *command], stdout=subprocess.DEVNULL, stderr=said
         )
         anonymous = [0]
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
@@ -102,18 +109,19 @@ def anonymous_bytes(process: int) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-def write_model(path: Path, width: int) -> Path:
-    """Dense layers of this width, the weights as external data."""
+def write_model(path: Path, width: int, depth: int) -> Path:
+    """`depth` square dense layers of this width between a first and a last, the weights as external data."""
     path.parent.mkdir()
-    body = "h = MatMul (x, first) a = Relu (h) i = MatMul (a, second) b = Relu (i) j = MatMul (b, third) c = Relu (j)"
-    text = f"g (float[batch, {INPUTS}] x) => (float[batch, {CLASSES}] y) {{ {body} y = MatMul (c, last) }}"
+    shapes = {"first": (INPUTS, width)}
+    shapes |= {f"middle{layer}": (width, width) for layer in range(depth)}
+    body = " ".join(
+        f"z{layer} = MatMul (h{layer}, {name}) h{layer + 1} = Relu (z{layer})"
+        for layer, name in enumerate(shapes)
+    )
+    ends = f"(float[batch, {INPUTS}] h0) => (float[batch, {CLASSES}] y)"
+    text = f"g {ends} {{ {body} y = MatMul (h{len(shapes)}, last) }}"
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
-    shapes = {
-        "first": (INPUTS, width),
-        "second": (width, width),
-        "third": (width, width),
-        "last": (width, CLASSES),
-    }
+    shapes["last"] = (width, CLASSES)
     rng = np.random.default_rng(0)
     with path.with_suffix(".bin").open("wb") as file:
         for name, shape in shapes.items():

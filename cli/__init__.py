@@ -16,10 +16,11 @@ from .convert import convert
 from .doctor import doctor
 from .explain import explain
 from .fuse import fuse
+from .guard import run_guarded
 from .report import report
 from .train import train
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name="gradfuse",
@@ -30,6 +31,11 @@ app = typer.Typer(
 )
 for command in (convert, report, fuse, train, compare, explain, doctor):
     app.command()(command)
+
+
+def run() -> int:
+    """Run the command that this process was started with; a crash of native code becomes one line and exit code 2."""
+    return run_guarded(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
