@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
@@ -82,10 +83,19 @@ def gather(g: Adjoint) -> Gradients:
         raise g.unsupported("the rank of its indices is unknown")
     # The index axes of dy stand where `axis` stood; they are folded into one.
     leading, trailing = range(axis), range(axis + 1, rank)
-    shape = [x.length(a) for a in leading] + [-1] + [x.length(a) for a in trailing]
+    shape = [*(x.length(a) for a in leading), _number(indices), *(x.length(a) for a in trailing)]
     length = g.builder.concat(x.length(axis))
     positions = indices.reshape(-1).cast(ir.DataType.INT64)
-    return (_scatter_along(g.dy.reshape(*shape), positions, axis, rank, length),)
+    folded = g.builder.op("Reshape", g.dy, g.builder.concat(*shape), allowzero=1)
+    return (_scatter_along(folded, positions, axis, rank, length),)
+
+
+def _number(indices: Tensor) -> Tensor | int:
+    """How many there are; a -1 could not be worked out where another length is 0."""
+    lengths = [dim for dim in indices.dims or () if isinstance(dim, int)]
+    if len(lengths) == indices.rank:
+        return math.prod(lengths)
+    return indices.builder.op("Size", indices).reshape(1)
 
 
 def gather_elements(g: Adjoint) -> Gradients:
