@@ -1,8 +1,9 @@
 """Elementwise functions of Gaussian tensors: moments of what they give, and how gradients pass back through them.
 
 The gradient that arrives at the end of a chain of elementwise ops is taken as independent of the chain's slope there (the
-gradient independence assumption: Schoenholz 2017; Yang 2020), so its moments are multiplied by those of the slope. Several
-ends of one latent (x and sigmoid(x) of x sigmoid(x), a skip beside an activation) keep slopes of their own.
+gradient independence assumption: Schoenholz 2017; Yang 2020), so its moments are multiplied by those of the slope; what comes
+back along a skip leans on the end (`_leaning`). Several ends of one latent (x and sigmoid(x) of x sigmoid(x), a skip beside an
+activation) keep slopes of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from . import norm_spread
 from .autocovariance import Autocovariance
 from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
 from .quadrature import NODES, Array, expectation
+from .skewness import quantiles
 from .state import COVARIANCE_LIMIT, Curve, GradientMoments, Moments
 from .token_curves import cross_moments, curvature_moments, function_tokens, slope_moments, slope_tokens
 from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows, from_rows
@@ -56,7 +58,8 @@ def as_latent(name: str, moments: Moments) -> Moments:
         axes = tuple(range(1, mean.ndim))
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
-    values = mean + std * broadcast_nodes(mean.ndim)
+    skewness = None if moments.tokens is not None else moments.skewness
+    values = mean + std * (broadcast_nodes(mean.ndim) if skewness is None else quantiles(skewness))
     if moments.positive:
         spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
         values = mean * np.exp(spread * broadcast_nodes(mean.ndim) - 0.5 * spread**2)
@@ -120,19 +123,20 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
 def _through_dense(seed: Seed, latent: Moments) -> GradientMoments:
     """The same for a dense tensor, whose gradient may have a hessian."""
     gradient, slope, xi, rho = seed.gradient, seed.slope, NODES[:, None], correlation(latent)
-    b0, b1, square = expectation(slope), expectation(slope * xi), expectation(slope**2)
-    skew = gradient.second * expectation(slope**2 * xi)
+    b0, b1, leaning = expectation(slope), expectation(slope * xi), _leaning(seed, gradient.second)
+    skew = gradient.second * expectation(slope**2 * leaning * xi)
     mean = gradient.mean * b0
     if gradient.hessian is not None and rho is not None:
         # The gradient moves with the end, and the end with the slope.
         mean = mean + np.sum(gradient.hessian * cross_covariance(slope, seed.end, rho), 1)
     tilt = gradient.mean * b1
-    variance = np.maximum(gradient.second * square - mean**2, 0.0)
+    variance = np.maximum(gradient.second * expectation(slope**2 * leaning) - mean**2, 0.0)
     covariance = None
     if rho is not None:
         raw = gradient.known_covariance + pairs(gradient.mean)
-        covariance = raw * second_moments(slope, rho) - pairs(mean)
-    tilted = gradient.second * expectation((slope * xi) ** 2) - (gradient.mean * b1) ** 2
+        covariance = raw * second_moments(slope * leaning, rho) - pairs(mean)
+        np.fill_diagonal(covariance, variance)
+    tilted = gradient.second * expectation((slope * xi) ** 2 * leaning) - (gradient.mean * b1) ** 2
     tilted = np.maximum(tilted - gradient.cancelled * b1**2, 0.0)
     hessian = _hessian(seed, tilt, latent)
     if gradient.hessian is not None and hessian is not None and rho is not None:
@@ -145,17 +149,49 @@ def _through_dense(seed: Seed, latent: Moments) -> GradientMoments:
 def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
     """The same for a tensor with positions."""
     gradient, slope, xi = seed.gradient.narrow, seed.slope, broadcast_nodes(latent.mean.ndim)
-    rho = latent.known_lags.correlation()
-    b0, b1 = expectation(slope), expectation(slope * xi)
-    mean, tilt = gradient.mean * b0, gradient.mean * b1
-    variance = np.maximum(gradient.second * expectation(slope**2) - mean**2, 0.0)
-    raw = gradient.known_lags + pairs(gradient.mean)
-    lags = raw * second_moments(slope, rho) - pairs(mean)
-    tilted = rho.count * (raw * second_moments(slope * xi, rho) - pairs(tilt)).total()
+    b1, leaning = expectation(slope * xi), _leaning(seed, _positions_mean(gradient.second))
+    mean, tilt = gradient.mean * expectation(slope), gradient.mean * b1
+    if gradient.skew is not None:
+        end = _standardised(seed.end)
+        mean = mean + gradient.tilt * expectation(slope * end)
+        tilt = tilt + gradient.tilt * expectation(slope * end * xi)
+    skew = _positions_mean(gradient.second * expectation(slope**2 * leaning * xi))
+    variance = np.maximum(gradient.second * expectation(slope**2 * leaning) - mean**2, 0.0)
+    lags = _products(gradient, slope, leaning, latent) - pairs(mean)
+    tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - pairs(tilt)).total()
     tilted = np.maximum(tilted - gradient.cancelled * _per_channel(b1**2), 0.0)
-    cancelled = gradient.cancelled * _per_channel(b0**2)
-    back = GradientMoments(mean, variance, None, cancelled, tilt, tilted, lags=lags)
+    cancelled = gradient.cancelled * _per_channel(expectation(slope * leaning) ** 2)
+    back = GradientMoments(mean, variance, None, cancelled, tilt, tilted, None, skew, lags=lags)
     return back.repeated(latent.shape)
+
+
+def _leaning(seed: Seed, second: Array) -> Array:
+    """E[g^2 | x] / E[g^2], to first order in the standardised end.
+
+    A mask further on along the same path lets pass what this one lets pass rather than what it does not.
+    """
+    skew = seed.gradient.skew
+    if skew is None:
+        return np.ones((1,) * seed.slope.ndim)
+    return 1.0 + _over(skew, second) * _standardised(seed.end)
+
+
+def _products(gradient: GradientMoments, slope: Array, leaning: Array, latent: Moments) -> Autocovariance:
+    """E[g g' f(x) f(x')] of two positions; of one and the same E[g^2 f^2], in which the leaning counts once."""
+    rho = latent.known_lags.correlation()
+    raw = gradient.known_lags + pairs(gradient.mean)
+    products = raw * second_moments(slope * leaning, rho)
+    own = gradient.second * expectation(slope**2 * leaning)
+    return products.with_lag0(_per_channel(own))
+
+
+def _standardised(curve: Array) -> Array:
+    centred = curve - expectation(curve)
+    return _over(centred, np.sqrt(expectation(centred**2)))
+
+
+def _positions_mean(elements: Array) -> Array:
+    return np.asarray(elements.mean(tuple(range(1, elements.ndim)), keepdims=True))
 
 
 def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:

@@ -101,6 +101,7 @@ class Moments:
         steps: What is known of it as states of a sequence.
         norm_spread: Relative variance of the squared norm of one token's features, where a normalisation before has fixed it
             (`norm_spread`); None where the moments say it.
+        skewness: E[(x - mean)^3] / variance^1.5 of each channel, `[C, 1, ...]`, of a tensor without a curve; None counts as 0.
     """
 
     mean: Array
@@ -113,6 +114,7 @@ class Moments:
     steps: Steps | None = None
     norm_spread: float | None = None
     lags: Autocovariance | None = None
+    skewness: Array | None = None
 
     @property
     def second(self) -> Array:
@@ -174,7 +176,8 @@ class GradientMoments:
         hessian: E[d gradient_c / d value_d] of dense tensors, `[C, C]`: the gradient moves with the value that it
         belongs to, and
             so with everything that this value moves with. None counts as 0.
-        skew: E[gradient^2 x standardised value] of each element of dense tensors. None counts as 0.
+        skew: E[gradient^2 x standardised value], `[C]` of dense tensors, mean over positions `[C, 1, ...]` of others. None
+            counts as 0.
         tokens: Correlation of the elements of a sequence's gradient; None where the tensor is not known to be one.
         response: The hessian of a sequence. None counts as 0.
         drawn: Draws of it that belong to those of the value, on the way back from where values were drawn.

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import norm_spread
+from .. import norm_spread, skewness
 from ..autocovariance import Autocovariance
 from ..blocks import each, one_of
 from ..curves import Seed, curve_moments, through
@@ -147,7 +147,8 @@ def independent_forward(site: Site) -> list[Moments]:
         covariance = functools.reduce(operator.add, (operand.known_covariance for operand in operands))
     if same and any(operand.lags is not None for operand in operands):
         lags = functools.reduce(operator.add, (operand.known_lags for operand in operands))
-    return [_with_norm(Moments(mean, variance, covariance, lags=lags), operands)]
+    total = Moments(mean, variance, covariance, lags=lags)
+    return [_with_norm(replace(total, skewness=skewness.of_sum(operands, signs, total)), operands)]
 
 
 def _product_lags(a: Moments | GradientMoments, b: Moments, variance: Array) -> Autocovariance | None:
@@ -218,10 +219,18 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
         mean=mean,
         tilt=each(np.multiply, dy.tilt, rho),
         tilted_total=tilted,
-        skew=None,
+        skew=None if dy.skew is None else dy.skew * sign * _skew_share(rho, dy.skew),
         drawn=None,
         steps=None,
     )
+
+
+def _skew_share(rho: Array, skew: Array) -> Array:
+    """The share of the deviation, one for all positions where `skew` has one."""
+    if rho.ndim < 2:
+        return rho
+    positions = tuple(range(1, rho.ndim))
+    return np.asarray(one_of(rho, positions).mean(positions, keepdims=True))
 
 
 def _share_of_deviation(own: Array, whole: Array) -> Array:

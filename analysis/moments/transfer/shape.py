@@ -64,6 +64,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             tilt=dy.tilt.reshape(shape),
             cancelled=kept,
             hessian=dy.hessian if len(shape) == 1 else None,
+            skew=dy.skew if dy.mean.shape == shape else None,
         )
         return [back if index in site.varying else None for index in range(len(site.operands))]
     sizes = [_size(operand) for operand in site.operands]
