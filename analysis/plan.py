@@ -124,6 +124,4 @@ def _flow_fuses(prediction: Prediction) -> Iterator[Fuse]:
 def _flow(prediction: Prediction, value: ir.Value) -> float:
     """Predicted Euclidean norm of an activation's gradient over a batch."""
     state = prediction.state
-    return gradient_rms(state, value) * math.sqrt(
-        state.arrived[value].mean.size * state.assumptions.batch_size
-    )
+    return gradient_rms(state, value) * math.sqrt(state.arrived[value].size * state.assumptions.batch_size)

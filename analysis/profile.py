@@ -104,7 +104,7 @@ def rms(square: float) -> float:
 
 def gradient_rms(state: Propagation, value: ir.Value) -> float:
     """RMS of an activation's gradient, of the mean loss over the batch."""
-    return rms(float(np.mean(state.arrived[value].narrow.second))) / state.assumptions.batch_size
+    return rms(state.arrived[value].mean_square(1)) / state.assumptions.batch_size
 
 
 def _parameters(

@@ -94,7 +94,7 @@ class _Walk:
         """From what a recurrent layer gives back to its first state, where no trained layer stands before it."""
         first = arrived_first(self.state.memory.get(node))
         if first is not None:
-            given = float(np.sum(self.state.arrived[value].second))
+            given = self.state.arrived[value].means + self.state.arrived[value].variances
             gain = (_log10(first) - _log10(given)) / 2
             yield Step(source_layer(node) or node.name or "", (node,), "recurrence", gain, value, value)
 

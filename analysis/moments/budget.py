@@ -7,6 +7,7 @@ some hundred for every pair of features. The cheapest layers come first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ def propagation_seconds(values: Mapping[ir.Value, Operand], plan: Mapping[ir.Nod
     """Seconds that a propagation takes, forward and backward, which has these values and this plan of covariances."""
     carried = sum(cost.seconds for node, full in plan.items() if full and (cost := _cost(node)) is not None)
     moments = [value for value in values.values() if isinstance(value, Moments)]
-    numbers = sum(m.mean.size + (0 if m.drawn is None else m.drawn.values.size) for m in moments)
+    numbers = sum(m.mean.size + (0 if m.drawn is None else math.prod(m.drawn.shape)) for m in moments)
     weights = sum(value.size for value in values.values() if isinstance(value, np.ndarray))
     return _PER_TENSOR * len(values) + _PER_NUMBER * numbers + _PER_WEIGHT * weights + carried
 

@@ -9,7 +9,7 @@ gradient go from there to the root.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -70,13 +70,10 @@ class Drawing:
 
     def of(self, value: ir.Value) -> Array:
         """Draws of a tensor that depends on the example."""
-        moments = self._moments(value)
-        if moments.drawn is not None:
-            return moments.drawn.values
         if value not in self._draws:
             producer = value.producer()
-            if self.root(value) is value or producer is None:
-                self._draws[value] = sample(moments, value.name or "", self._count)
+            if producer is None or (self.root(value) is value and producer not in self.nodes):
+                self._draws[value] = sample(self._moments(value), value.name or "", self._count)
             else:
                 results = self._node(producer).forward()
                 self._draws.update(zip(producer.outputs, results, strict=False))
@@ -126,6 +123,14 @@ class Drawing:
             raise UnknownTransferError("draws of it are not finite")
         self.nodes.add(node)
         self._draws.update(zip(node.outputs, results, strict=False))
+        moments = self._of_results(drawn, results)
+        if not any(each.drawn is not None for each in moments):
+            # What led to a sequence is large, and quick to compute again for the way back.
+            self.forget(value for each in self.nodes for value in each.outputs)
+        return moments
+
+    def _of_results(self, drawn: DrawnNode, results: Sequence[Array]) -> list[Moments]:
+        node = drawn.node
         if node.op_type in ("MatMul", "Einsum"):
             return [self._of_product(drawn, results[0])]
         axes = self._axes(node, results[0])
@@ -227,6 +232,11 @@ class Drawing:
 
     def _sampled(self, value: ir.Value, gradient: GradientMoments) -> GradientDraws:
         return sample_gradient(gradient, value.name or "", self.of(value))
+
+    def forget(self, values: Iterable[ir.Value]) -> None:
+        """Let go of draws; who asks for them again has them computed again."""
+        for value in values:
+            self._draws.pop(value, None)
 
     def settled(self, value: ir.Value, gradient: GradientMoments) -> GradientMoments:
         """At a root, with the correlations that the draws of all ways back have together."""

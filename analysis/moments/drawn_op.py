@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from .elementwise_op import evaluate_node, partial_derivatives
 from .errors import UnknownTransferError
+from .moves import given_back, joined, taken
 from .quadrature import Array
 from .site import batch_axis
 from .transfer import elementwise
@@ -175,17 +176,14 @@ class DrawnNode:
         return np.asarray(np.broadcast_to(full / share, x.shape), np.float32)
 
     def _moved(self) -> list[Array]:
-        return [self._row()[:, index] for index in self._indices()]
+        row = joined([draws for draws in self._varying() if draws is not None], 1)
+        return [taken(row, index) for index in self._indices()]
 
-    def _row(self) -> Array:
-        """The elements of all operands in one row, with a 0 at the end for what an op fills in."""
-        count = self.count
-        parts = [
-            operand.reshape(count, -1)
-            for operand, varies in zip(self.operands, self.varying, strict=True)
-            if varies and operand is not None
+    def _varying(self) -> list[Array | None]:
+        """The draws among the operands."""
+        return [
+            operand if varies else None for operand, varies in zip(self.operands, self.varying, strict=True)
         ]
-        return np.concatenate([*parts, np.zeros((count, 1), np.float32)], 1)
 
     def _indices(self) -> list[Array]:
         shapes, shared = [], []
@@ -195,25 +193,16 @@ class DrawnNode:
         return moved_indices(self.node, shapes, shared)
 
     def _moved_back(self, dy: Sequence[Array | None]) -> list[Array | None]:
-        count, row = self.count, self._row()
-        total = np.zeros(row.shape, np.float32)
+        sizes = [0 if draws is None else draws[0].size for draws in self._varying()]
+        total = np.zeros((self.count, sum(sizes)), np.float32)
         for index, gradient in zip(self._indices(), dy, strict=False):
             if gradient is not None:
-                flat = index.reshape(-1)
-                if len(np.unique(flat)) == len(flat):
-                    total[:, flat] += gradient.reshape(count, -1)
-                else:
-                    np.add.at(total.T, flat, gradient.reshape(count, -1).T)
-        received: list[Array | None] = []
-        start = 0
-        for operand, varies in zip(self.operands, self.varying, strict=True):
-            if operand is None or not varies:
-                received.append(None)
-                continue
-            size = operand[0].size
-            received.append(total[:, start : start + size].reshape(operand.shape))
-            start += size
-        return received
+                total += given_back(gradient, index, sum(sizes))
+        parts = np.split(total, np.cumsum(sizes)[:-1], 1)
+        return [
+            None if draws is None else part.reshape(draws.shape)
+            for draws, part in zip(self._varying(), parts, strict=True)
+        ]
 
     def _gemm(self) -> Array:
         y = self.draws(0) @ self._gemm_weight()

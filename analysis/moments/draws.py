@@ -81,7 +81,7 @@ def drawn_value(draws: Array, axes: tuple[int, ...]) -> Moments:
     """A tensor that stays drawn; `axes` are its axes of tokens."""
     finite = np.where(np.isfinite(draws), draws, 0.0)  # a mask of minus infinity has no moments
     mean, variance = finite.mean(0, dtype=np.float64), finite.var(0, dtype=np.float64)
-    return Moments(mean, variance, drawn=ValueDraws(draws, axes))
+    return Moments(mean, variance, drawn=ValueDraws(draws.shape, axes))
 
 
 def fitted_value(draws: Array, axes: tuple[int, ...] | None) -> Moments:

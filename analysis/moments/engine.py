@@ -80,7 +80,7 @@ class Propagation:
         nodes: The forward nodes that the loss depends on, in order.
         output: The model's output that the loss is taken of.
         values: Moments of each tensor that depends on the example; the value of each that does not.
-        arrived: Gradient of each tensor that depends on the example, element by element.
+        arrived: What is kept of the gradient of each tensor that depends on the example.
         shared: Gradient of each tensor that does not.
         notes: Approximations.
         full_covariance: For each layer with a weight matrix, whether the covariance between its channels was carried within
@@ -94,7 +94,7 @@ class Propagation:
     nodes: tuple[ir.Node, ...]
     output: ir.Value
     values: dict[ir.Value, Operand] = field(default_factory=dict)
-    arrived: dict[ir.Value, GradientMoments] = field(default_factory=dict)
+    arrived: dict[ir.Value, GradientSummary] = field(default_factory=dict)
     shared: dict[ir.Value, GradientSummary] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
@@ -258,6 +258,7 @@ class _Backward:
             for value in node.outputs:
                 self.plain.pop(value, None)
                 self.seeds.pop(value, None)
+            self.drawing.forget(node.outputs)
             _release_weights(node, self.values)
         for value in list(self.values):
             if value.producer() is None and isinstance(self.values[value], Moments):
@@ -385,7 +386,7 @@ class _Backward:
             total = passed if total is None else total + passed
         if total is not None:
             total = self.drawing.settled(value, total)
-            self.state.arrived[value] = total.alone
+            self.state.arrived[value] = total.summary()
         return total
 
     def _static(self, node: ir.Node, operands: tuple[Operand, ...]) -> None:

@@ -39,20 +39,37 @@ def of_function(values: Array, x: Moments) -> float | None:
     """Of f(x), given at the nodes; None where that of x is not known."""
     if x.norm_spread is None or x.curve is None or values.dtype.kind != "f":
         return None
-    latent = x.mean + np.sqrt(x.variance) * NODES.reshape(-1, *[1] * x.mean.ndim)
-    square, whole = values**2, float(np.sum(expectation(_full(values**2, x))))
-    slope = np.gradient(square, NODES, axis=0) / np.maximum(np.sqrt(x.variance), 1e-30)
-    moved = 0.5 * float(np.sum(expectation(slope * latent)))
-    energy = float(np.sum(x.second))
+    mean, std, square = x.mean, np.sqrt(x.variance), values**2
+    # x d f^2 / dx of x = mean + std xi, the functions perhaps the same for all tokens
+    slope = np.gradient(square, NODES, axis=0)
+    along = expectation(slope * NODES.reshape(-1, *[1] * mean.ndim))
+    moved = 0.5 * float(np.sum(mean / np.maximum(std, 1e-30) * expectation(slope) + along))
+    whole, energy = _sum(expectation(square), x), float(np.sum(x.second))
     if not (np.isfinite(whole) and whole > 0 and energy > 0):
         return None
-    axes = x.tokens.axes if x.tokens is not None else ()
-    psi = hermite_coefficients(square - moved / energy * latent**2)
-    psi = np.broadcast_to(psi, (len(psi), *x.shape))
-    rows = np.stack([as_rows(part, axes).mean(0) if axes else part.reshape(-1) for part in psi])
-    count = x.mean.size // rows.shape[1]
+    psi = np.stack([_row(part, x) for part in hermite_coefficients(square)])
+    latent = np.stack([_row(part, x) for part in (mean**2, 2.0 * mean * std, x.variance)])
+    psi = psi - moved / energy * (_POWERS @ latent)
     rho = x.tokens.within if x.tokens is not None else x.curve.rho
-    return (moved / whole) ** 2 * x.norm_spread + _ratio(_variance(rows, rho), whole / count)
+    return (moved / whole) ** 2 * x.norm_spread + _ratio(
+        _variance(psi, rho), whole * psi.shape[1] / x.mean.size
+    )
+
+
+_POWERS = hermite_coefficients(np.stack([NODES**power for power in range(3)], 1))
+"""Hermite coefficients of 1, xi and xi^2, `[orders, 3]`."""
+
+
+def _row(elements: Array, x: Moments) -> Array:
+    """The mean over tokens of each feature, of an array that may be the same for all tokens."""
+    if x.tokens is None:
+        return np.broadcast_to(elements, x.shape).reshape(-1)
+    return np.asarray(as_rows(elements, x.tokens.axes).mean(0))
+
+
+def _sum(elements: Array, x: Moments) -> float:
+    """Over all elements of x, of an array that may be the same for all tokens."""
+    return float(np.sum(elements)) * x.mean.size / elements.size
 
 
 def _variance(coefficients: Array, rho: Array | Autocovariance | None) -> float:
@@ -99,10 +116,6 @@ def _token(x: Moments) -> tuple[Array, Array]:
         return x.tokens.covariances(rows)[0], as_rows(x.mean, x.tokens.axes)
     matrix = x.covariance if x.mean.ndim == 1 and x.covariance is not None else x.variance.reshape(-1)
     return matrix, x.mean.reshape(1, -1)
-
-
-def _full(values: Array, x: Moments) -> Array:
-    return np.broadcast_to(values, (len(values), *x.shape))
 
 
 def _ratio(varied: float, whole: float) -> float:

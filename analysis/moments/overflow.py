@@ -22,11 +22,8 @@ def overflows(state: Propagation) -> tuple[str, str]:
     for value, moments in state.values.items():
         if isinstance(moments, Moments) and _values_overflow(moments):
             return value.name or "", "forward"
-    for value, gradient in state.arrived.items():
-        if not np.all(gradient.narrow.second < LARGEST**2):
-            return value.name or "", "backward"
-    for value, shared in state.shared.items():
-        if not shared.largest < LARGEST**2:
+    for value, gradient in (*state.arrived.items(), *state.shared.items()):
+        if not gradient.largest < LARGEST**2:
             return value.name or "", "backward"
     return "", ""
 

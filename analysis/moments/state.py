@@ -58,14 +58,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class ValueDraws:
-    """Fixed draws of a tensor that is no function of one Gaussian per element (see `draws`).
+    """That a tensor is no function of one Gaussian per element, so that fixed draws stand for it (see `drawing`).
 
     Attributes:
-        values: `[draws, *elements]`.
+        shape: Theirs, `[draws, *elements]`.
         axes: Axes of tokens among one example's.
     """
 
-    values: Array
+    shape: tuple[int, ...]
     axes: tuple[int, ...]
 
 
@@ -97,7 +97,7 @@ class Moments:
         curve: The tensor as a function of its latent; None where it is itself nearest to a Gaussian.
         positive: Whether it is known to have no negative elements, as a variance; it is then nearest to a log-normal.
         tokens: Correlation of a sequence's elements; None where the tensor is not known to be one.
-        drawn: Draws of it, where they are what is known best.
+        drawn: That draws of it are what is known best.
         steps: What is known of it as states of a sequence.
         norm_spread: Relative variance of the squared norm of one token's features, where a normalisation before has fixed it
             (`norm_spread`); None where the moments say it.
@@ -263,10 +263,10 @@ class GradientMoments:
             mean, variance, covariance, none, flat, None, hessian, None, tokens, None, None, steps, lags
         )
 
-    @property
-    def alone(self) -> GradientMoments:
-        """Without what its elements have to do with each other, or with their values: what is kept in the end."""
-        return GradientMoments(self.mean, self.variance, None, self.cancelled, self.tilt)
+    def summary(self) -> GradientSummary:
+        """What is kept of it in the end."""
+        one = self.narrow
+        return GradientSummary.of(one.mean, one.variance, self.mean.size)
 
     def with_draws(self, drawn: GradientDraws) -> GradientMoments:
         """The same, with draws of it."""
@@ -337,10 +337,7 @@ class ParameterGradient:
 
     def summary(self) -> GradientSummary:
         """What is kept of it in the end."""
-        squares, size = float(np.sum(self.mean**2)), self.mean.size
-        return GradientSummary(
-            squares, float(np.sum(self.variance)), float(np.max(self.second, initial=0.0)), size
-        )
+        return GradientSummary.of(self.mean, self.variance, self.mean.size)
 
 
 @dataclass(frozen=True)
@@ -379,12 +376,12 @@ class GradientByRows:
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """What is kept of the gradient of a tensor that all examples share.
+    """What is kept of a gradient: that of a batch of one for a tensor that all examples share, that of one example for others.
 
     Attributes:
         means: Sum over its elements of the square of the mean.
-        variances: Sum of the variances, for a batch of one.
-        largest: The largest E[gradient^2], for a batch of one.
+        variances: Sum of the variances.
+        largest: The largest E[gradient^2].
         size: Number of elements.
     """
 
@@ -392,6 +389,13 @@ class GradientSummary:
     variances: float
     largest: float
     size: int
+
+    @classmethod
+    def of(cls, mean: Array, variance: Array, size: int) -> GradientSummary:
+        """Of a tensor of this size, which may be several times these elements."""
+        squares, repeated = mean**2, size / max(mean.size, 1)
+        means, variances = (float(np.sum(part)) * repeated for part in (squares, variance))
+        return cls(means, variances, float(np.max(squares + variance, initial=0.0)), size)
 
     def __add__(self, other: GradientSummary) -> GradientSummary:
         """Of two parts of a tensor."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gradfuse.analysis.moments import Assumptions, Moments, propagate
+from gradfuse.analysis.moments.loss import output_gradient
 from gradfuse.graph import GradientGraph
 from gradfuse.graph.errors import InputError
 
@@ -38,12 +39,14 @@ def test_a_mean_of_another_shape_is_refused(graph: GradientGraph) -> None:
 
 def test_label_frequencies_move_the_mean_of_the_logits_gradient(graph: GradientGraph) -> None:
     frequencies = np.array([0.55, *[0.05] * 9])
-    even, uneven = (
-        propagate(graph, Assumptions()),
-        propagate(graph, Assumptions(label_frequencies=frequencies)),
-    )
-    difference = uneven.arrived[uneven.output].mean - even.arrived[even.output].mean
-    assert difference == pytest.approx(0.1 - frequencies, abs=1e-9)
+    means = []
+    for assumed in (None, frequencies):
+        state = propagate(graph, Assumptions(label_frequencies=assumed))
+        y = state.values[state.output]
+        assert isinstance(y, Moments)
+        means.append(output_gradient("cross-entropy", y, assumed).mean)
+        assert state.arrived[state.output].means == pytest.approx(np.sum(means[-1] ** 2))
+    assert means[1] - means[0] == pytest.approx(0.1 - frequencies, abs=1e-9)
 
 
 def test_frequencies_of_another_number_of_classes_are_refused(graph: GradientGraph) -> None:

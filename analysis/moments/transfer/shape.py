@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
 from ..elementwise_op import evaluate_node
+from ..moves import given_back, joined, taken
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
@@ -21,11 +22,10 @@ __all__ = ["backward", "forward", "moved_indices", "static_backward"]
 
 def forward(site: Site) -> Sequence[Moments]:
     """Every output element is one element of an input, or 0."""
-    means = _flat(site, lambda x: x.mean)
-    variances = _flat(site, lambda x: x.variance)
-    indices = _indices(site.node, site.operands)
+    varying, indices = [site.moments(index) for index in site.varying], _indices(site.node, site.operands)
+    means, variances = joined([x.mean for x in varying]), joined([x.variance for x in varying])
     spread = site.moments(site.varying[0]).norm_spread if len(site.varying) == 1 else None
-    moved = [Moments(means[index], variances[index], norm_spread=spread) for index in indices]
+    moved = [Moments(taken(means, index), taken(variances, index), norm_spread=spread) for index in indices]
     if len(site.varying) == 1 and (x := site.moments(site.varying[0])).steps is not None:
         return [_moved_steps(index, x.steps, y) for index, y in zip(indices, moved, strict=True)]
     if len(site.varying) == 1 and x.tokens is not None:
@@ -68,11 +68,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         )
         return [back if index in site.varying else None for index in range(len(site.operands))]
     sizes = [_size(operand) for operand in site.operands]
-    mean, variance = np.zeros(sum(sizes) + 1), np.zeros(sum(sizes) + 1)
-    for index, gradient in zip(_indices(site.node, site.operands), gradients, strict=False):
-        if gradient is not None:
-            np.add.at(mean, index.reshape(-1), gradient.mean.reshape(-1))
-            np.add.at(variance, index.reshape(-1), gradient.variance.reshape(-1))
+    mean, variance = _given_back(_indices(site.node, site.operands), gradients, sum(sizes))
     ends, steps = np.cumsum(sizes), _steps_of_gradient(site, gradients)
     received: list[Contribution] = [
         GradientMoments.of(
@@ -97,10 +93,8 @@ def _as_sequence(
     for index, dy in zip(_indices(site.node, site.operands), gradients, strict=False):
         if dy is None:
             continue
-        mean, variance = np.zeros(x.mean.size + 1), np.zeros(x.mean.size + 1)
-        np.add.at(mean, index.reshape(-1), dy.mean.reshape(-1))
-        np.add.at(variance, index.reshape(-1), dy.variance.reshape(-1))
-        part = GradientMoments.of(mean[:-1].reshape(x.shape), variance[:-1].reshape(x.shape))
+        mean, variance = (given_back(m, index, x.mean.size).reshape(x.shape) for m in (dy.mean, dy.variance))
+        part = GradientMoments.of(mean, variance)
         parts.append(moved_back(index, x, dy, part))
     received[position] = functools.reduce(lambda a, b: a + b, parts) if parts else None
     return received
@@ -133,21 +127,25 @@ def static_backward(site: Site, gradients: Sequence[ParameterGradient | None]) -
     rows = np.split(np.arange(1, ends[-1] + 1, dtype=np.int64), ends[:-1])
     moved = [row.reshape(source.shape) for row, source in zip(rows, sources, strict=True)]
     fed = [*moved, *arrays_of(site.operands[len(moved) :])]
-    mean, variance = np.zeros(ends[-1] + 1), np.zeros(ends[-1] + 1)
-    for index, gradient in zip(evaluate_node(site.node, fed), gradients, strict=True):
+    places = [place - 1 for place in evaluate_node(site.node, fed)]
+    mean, variance = _given_back(places, gradients, ends[-1])
+    return [ParameterGradient(mean[row - 1], variance[row - 1]) for row in moved]
+
+
+def _given_back(
+    places: Sequence[Array], gradients: Sequence[GradientMoments | ParameterGradient | None], size: int
+) -> tuple[Array, Array]:
+    """Mean and variance of what the elements of all inputs receive, in one row."""
+    mean, variance = np.zeros(size), np.zeros(size)
+    for index, gradient in zip(places, gradients, strict=False):
         if gradient is not None:
-            np.add.at(mean, index.reshape(-1), gradient.mean.reshape(-1))
-            np.add.at(variance, index.reshape(-1), gradient.variance.reshape(-1))
-    return [ParameterGradient(mean[row], variance[row]) for row in moved]
+            mean += given_back(gradient.mean, index, size)
+            variance += given_back(gradient.variance, index, size)
+    return mean, variance
 
 
 def _size(operand: Operand) -> int:
     return operand.mean.size if isinstance(operand, Moments) else 0
-
-
-def _flat(site: Site, part: Callable[[Moments], Array]) -> Array:
-    """The elements of all inputs in one row, with a 0 at the end for what an op fills in."""
-    return np.concatenate([*(part(x).reshape(-1) for x in site.operands if isinstance(x, Moments)), [0.0]])
 
 
 def _indices(node: ir.Node, operands: Sequence[Operand]) -> list[Array]:
