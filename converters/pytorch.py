@@ -198,28 +198,51 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
 
 
 def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The program without what `decompositions` takes apart and without writes in place.
+    """The program without what `decompositions` takes apart and without writes into state.
 
-    That takes as long as the export itself, and is left out where no operator is taken apart or writes.
+    That takes as long as the export itself, and is left out where no operator is taken apart and no state is written.
     """
-    import torch
-
-    ours, whole = decompositions(), torch.export.default_decompositions()
-
-    def is_kept(operator: Any) -> bool:
-        # A composite that is not among torch's own decompositions is taken apart whatever the table.
-        known = isinstance(operator, torch._ops.OpOverload) and operator not in ours
-        return (
-            known
-            and (torch.Tag.core in operator.tags or operator in whole)
-            and not operator._schema.is_mutable
-        )
-
-    calls = (node.target for node in program.graph.nodes if node.op == "call_function")
-    if all(map(is_kept, calls)):
+    ours, may_write = decompositions(), _writes_statistics_only(program)
+    calls = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    operators = [_without_write(call) if may_write else call for call in calls]
+    if not any(operator in ours or _is_taken_apart(operator) for operator in operators):
         return program
     decomposed: torch.export.ExportedProgram = program.run_decompositions(ours)
     return decomposed
+
+
+def _is_taken_apart(operator: Any) -> bool:
+    """Whether an operator may be made of what `decompositions` takes apart, or writes."""
+    import torch
+
+    if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
+        return True
+    # A composite that is not among torch's own decompositions is taken apart whatever the table.
+    whole = torch.Tag.core in operator.tags or operator in torch.export.default_decompositions()
+    return not whole and operator._opname not in _PLAIN_COMPOSITES
+
+
+def _without_write(operator: Any) -> Any:
+    """The operator that computes what this one writes in place; this one itself where there is none."""
+    import torch
+
+    if not isinstance(operator, torch._ops.OpOverload):
+        return operator
+    packet = getattr(torch.ops.aten, operator._opname.removesuffix("_"), None)
+    return getattr(packet, operator._overloadname, operator)
+
+
+_PLAIN_COMPOSITES = frozenset(
+    ("batch_norm", "chunk", "dropout", "expand_as", "feature_dropout", "flatten", "reshape", "unflatten")
+)
+"""Composites without anything that `decompositions` takes apart."""
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _writes_statistics_only(program: torch.export.ExportedProgram) -> bool:
+    """Whether there is no other state that an operator could write to than the statistics of normalisation layers."""
+    return all(name.rpartition(".")[2] in _STATISTICS for name in program.graph_signature.buffers)
 
 
 def _dynamic_batch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str, Any]:
@@ -256,9 +279,8 @@ def _detach_without_grad(graph: torch.fx.Graph) -> None:
 
 def _refuse_state(program: torch.export.ExportedProgram, name: str) -> None:
     """Refuse a forward that changes other buffers than the statistics which training moves."""
-    norms = ("running_mean", "running_var", "num_batches_tracked")
     for buffer in program.graph_signature.buffers_to_mutate.values():
-        if buffer.rpartition(".")[2] not in norms:
+        if buffer.rpartition(".")[2] not in _STATISTICS:
             raise UnsupportedError(
                 f"the forward of {name} changes its buffer {buffer!r}, which would stay as it is",
                 expected="no state but running statistics of normalisation layers",

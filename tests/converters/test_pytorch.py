@@ -407,13 +407,15 @@ class _Spread(nn.Module):
 @pytest.mark.parametrize(
     ("spread", "taken_apart"),
     [
-        (lambda x: torch.relu_(x * 1.0), True),  # writes
+        (lambda x: (x * 1.0).clamp_(x.mean(), x.sum()), True),  # ours, writing in place
         (torch.std, True),  # ours, behind a composite
         (lambda x: x.clamp(x.mean(), x.sum()), True),  # ours
         (lambda x: x.flatten(1).std(1, keepdim=True), True),  # two composites
         (torch.sigmoid, False),
+        (lambda x: torch.relu_(x * 1.0), False),  # the exporter's own pass takes the write away
+        (nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.0)), False),
     ],
-    ids=["write", "composite", "bounds", "composites", "nothing"],
+    ids=["write", "composite", "bounds", "composites", "nothing", "harmless write", "layers"],
 )
 def test_a_module_is_taken_apart_only_where_that_changes_something(spread, taken_apart, monkeypatch):
     calls, original = [], torch.export.ExportedProgram.run_decompositions
