@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from ..graph.builder import Builder
+from ..graph.callables import first_line
 from ..graph.errors import ConversionError, GradfuseError, UnsupportedError
 from ..graph.files import MAX_IR_VERSION
 from ..graph.model import TrainableModel
@@ -105,7 +106,7 @@ def _to_onnx(
         raise _as_raised(error) from None
     except Exception as error:  # whatever the model's own code raises
         raise ConversionError(
-            f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {_reason(error)}",
+            f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {first_line(error) or type(error).__name__}",
             remedy="replace the layer that it names",
         ) from error
 
@@ -115,13 +116,6 @@ def _as_raised(error: BaseException) -> BaseException:
     while isinstance(error.__context__, GradfuseError):
         error = error.__context__
     return error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, and the second where Keras says in the first only where it happened."""
-    lines = [line for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
-    where = bool(lines) and lines[0].startswith("Exception encountered when calling")
-    return " ".join(lines[: 1 + where]) or type(error).__name__
 
 
 def _refuse_other_state(model: Any, values: Mapping[int, Any], state: Sequence[Any]) -> None:

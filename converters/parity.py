@@ -15,8 +15,10 @@ across the kink of a ReLU changes a gradient in one run and not in the next.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -122,18 +124,41 @@ def check_parity(
     errors: dict[str, float] = {}
     for size in batches or (5 if len(examples[0]) != 5 else 7,):
         inputs = [_draw(rng, size, np.asarray(example)) for example in examples]
-        theirs = compute(inputs, loss, lambda output: _draw_target(rng, output, loss))
+        compute_again = partial(compute, inputs, loss)
+        theirs = compute_again(lambda output: _draw_target(rng, output, loss))
         data = dict(zip((spec.name for spec in model.inputs), inputs, strict=True))
         feeds = data if graph.target is None else {**data, graph.target.name: theirs.target}
         draws = (train(_with_rounding_errors(rng, model, feeds)) for _ in range(_DRAWS))
-        found = _checked_errors(list(_pairs(graph, theirs)), train(feeds), draws, model.framework, tolerance)
-        if theirs.inference is not None:
-            pairs = _inference_pairs(model, theirs.inference)
-            draws = (infer(_with_rounding_errors(rng, model, data)) for _ in range(_DRAWS))
-            found |= _checked_errors(pairs, infer(data), draws, model.framework, tolerance, _AT_INFERENCE)
+        with _telling_changes(compute_again, theirs, model.framework):
+            found = _checked_errors(
+                list(_pairs(graph, theirs)), train(feeds), draws, model.framework, tolerance
+            )
+            if theirs.inference is not None:
+                pairs = _inference_pairs(model, theirs.inference)
+                draws = (infer(_with_rounding_errors(rng, model, data)) for _ in range(_DRAWS))
+                found |= _checked_errors(pairs, infer(data), draws, model.framework, tolerance, _AT_INFERENCE)
         errors = {what: max(error, errors.get(what, 0.0)) for what, error in found.items()}
     worst = max(errors, key=errors.__getitem__)
     return ParityResult(worst, errors[worst], tolerance, loss, errors)
+
+
+@contextlib.contextmanager
+def _telling_changes(
+    compute: Callable[[DrawTarget], Reference], first: Reference, framework: str
+) -> Iterator[None]:
+    """Where the comparison fails, say so if the framework's model, called again, computes something else itself."""
+    try:
+        yield
+    except ParityError as error:
+        again = compute(lambda output: first.target)
+        for one, other in zip(first.outputs, again.outputs, strict=True):
+            if (changed := _largest(one - other)) > _NOISE_FACTOR * _ROUNDING * _largest(one):
+                raise ParityError(
+                    f"called again with the same inputs, {framework}'s model gives outputs that differ by {changed:.2g}",
+                    expected="a forward that depends on inputs and weights alone",
+                    remedy="look for what counts calls, keeps what it saw, or draws random numbers",
+                ) from error
+        raise
 
 
 def check_outputs(

@@ -32,6 +32,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.builder import Builder
+from ..graph.callables import first_line
 from ..graph.errors import ConversionError, InputError, UnsupportedError
 from ..graph.lowering import pad_before_pooling
 from ..graph.model import (
@@ -138,6 +139,12 @@ def _counts_tokens(layer: Any) -> bool:
     return isinstance(layer, (Embedding, EmbeddingBag)) and layer.scale_grad_by_freq
 
 
+def _is_quantised(layer: Any) -> bool:
+    return (
+        ".ao.nn.quantized" in type(layer).__module__ or ".ao.nn.intrinsic.quantized" in type(layer).__module__
+    )
+
+
 def _draws_slopes(layer: Any) -> bool:
     from torch.nn import RReLU
 
@@ -145,6 +152,11 @@ def _draws_slopes(layer: Any) -> bool:
 
 
 _REFUSED_LAYERS: tuple[tuple[Callable[[Any], bool], str, str], ...] = (
+    (
+        _is_quantised,
+        "is quantised",
+        "convert the module of floats that it was made from",
+    ),
     (
         _is_cumulative,
         "has momentum=None, a cumulative average",
@@ -188,7 +200,7 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
                 remedy="take sizes from the input, as in x.flatten(1) or x.view(x.shape[0], -1), and never from len(x)",
             ) from error
         raise ConversionError(
-            f"torch.export refuses {name}: {_reason(error)}",
+            f"torch.export refuses {name}: {first_line(error) or type(error).__name__}",
             expected="a forward that torch.export.export can trace with the example input "
             + ", ".join(str(list(tensor.shape)) for tensor in inputs),
             remedy="check the shape of the example input, and move control flow that depends on data out of the forward",
@@ -307,18 +319,13 @@ def _to_onnx(program: torch.export.ExportedProgram, opset: int, dynamic: dict[st
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        what, why = operator[1] if operator else "the module", first_line(cause) or type(cause).__name__
         raise ConversionError(
-            f"torch.onnx.export cannot translate {operator[1] if operator else 'the module'}: {_reason(cause)}",
-            remedy="replace the operator in the module",
+            f"torch.onnx.export cannot translate {what}: {why}", remedy="replace the operator in the module"
         ) from error
     assert exported is not None  # only the exporter that writes to a file itself returns None
     # A round trip through the standard's own format leaves no tensor that shares its memory with the module.
     return ir.serde.deserialize_model(ir.serde.serialize_model(exported.model))
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error: what follows is torch's advice on debugging torch."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def as_tensors(module: torch.nn.Module, inputs: Inputs) -> tuple[torch.Tensor, ...]:
@@ -356,6 +363,7 @@ def example_for(module: torch.nn.Module, shape: Sequence[int] | None = None) -> 
         case nn.LayerNorm(normalized_shape=lengths):
             shape = lengths
         case _:
+            _refuse_layers(module)
             first = f"its first layer {type(layer).__name__}" if layer else "a module without parameters"
             raise InputError(
                 f"the input shape of {type(module).__name__} does not follow from {first}",

@@ -107,5 +107,7 @@ def check_ops(graph: ir.Graph) -> None:
             raise ConversionError(
                 f"tf2onnx cannot convert {describe_node(node)}",
                 expected="TensorFlow ops with a counterpart in ONNX",
-                remedy="replace the layer",
+                remedy="write it in TensorFlow's ops in place of Python"
+                if "PyFunc" in node.op_type
+                else "replace the layer",
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import itertools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +79,17 @@ def kind_of(value: Any) -> str:
 
 def reason_of(error: Exception) -> str:
     """Type and first line of an error that somebody else's code raised."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, and the next where that only announces it, as Keras does; empty without any."""
+    lines = [line for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    announced = itertools.takewhile(
+        lambda line: line.startswith("Exception encountered when calling") or line.endswith(":"), lines
+    )
+    return " ".join(lines[: 1 + len(list(announced))])
 
 
 def _import_file(path: Path) -> ModuleType:

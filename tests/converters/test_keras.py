@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import tensorflow as tf
 
 import gradfuse
 from gradfuse.converters import convert, from_keras
@@ -254,6 +255,38 @@ def test_a_layer_that_branches_on_its_mode_is_refused():
         convert(model)
     assert "the graph is made of what the forward does in train mode" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Counting(layers.Layer):
+    """Multiplies by how often it was called."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.calls = 0
+
+    def call(self, x):
+        self.calls += 1
+        return x * float(self.calls)
+
+
+def test_a_layer_with_a_side_effect_in_python_is_refused():
+    x = keras.Input((4,))
+    model = keras.Model(x, Counting()(layers.Dense(3)(x)))
+    with pytest.raises(ParityError, match=r"again with the same inputs, keras's model .*; .*counts calls"):
+        convert(model)
+
+
+def test_a_call_of_python_is_named_with_its_layer():
+    class Python(layers.Layer):
+        def call(self, x):
+            return tf.ensure_shape(tf.py_function(lambda y: 2 * y, [x], tf.float32), x.shape)
+
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(2)(Python(name="eager")(x)))
+    with pytest.raises(
+        ConversionError, match=r"EagerPyFunc node .*\(layer eager\); .*; .*in place of Python"
+    ):
+        convert(model)
 
 
 def test_an_unbuilt_model_is_refused_with_advice():

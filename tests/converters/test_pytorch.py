@@ -254,6 +254,12 @@ def test_what_cannot_train_alike_is_refused(module, message):
         convert(module)
 
 
+def test_a_quantised_module_is_refused():
+    module = nn.Sequential(nn.Linear(4, 4), torch.ao.nn.quantized.Quantize(1.0, 0, torch.quint8))
+    with pytest.raises(UnsupportedError, match=r"the Quantize layer '1' is quantised; .* floats"):
+        convert(module)
+
+
 def test_an_operator_that_the_exporter_lacks_is_named():
     class Pool(nn.Module):
         def forward(self, x):
