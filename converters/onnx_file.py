@@ -258,6 +258,8 @@ def _normalise(model: ir.Model) -> None:
         ) from error
     refuse_quantised(model)
     _refuse_other_domains(model)
+    # What later versions add to the format, onnxruntime need not read in order to run a graph of ops that it knows.
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     RemoveInitializersFromInputsPass()(model)
     LiftSubgraphInitializersToMainGraphPass()(model)
     _to_inference_form(model)

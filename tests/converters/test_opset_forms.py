@@ -178,11 +178,11 @@ FORMS: list[tuple[int, str, tuple[int, ...], Callable[[Tensor], Tensor]]] = [
 ]
 
 
-def _write(path: Path, opset: int, body: str, shape: tuple[int, ...], rank: int) -> Path:
-    """A model of one op behind a weight, with the IR version of that opset's time."""
+def _write(path: Path, opset: int, body: str, shape: tuple[int, ...], rank: int, version: int = 0) -> Path:
+    """A model of one op behind a weight, of an IR version, or of that of the opset's time."""
     versions = (version for last, version in ((8, 3), (14, 7), (18, 8), (21, 10)) if opset <= last)
     text = f"""
-        <ir_version: {next(versions, 14)}, opset_import: ["" : {opset}]>
+        <ir_version: {version or next(versions, 14)}, opset_import: ["" : {opset}]>
         model (float[batch, {", ".join(map(str, shape))}] input) => (float[{", ".join("abcde"[:rank])}] y) <
             float[3] mean = {{0.5, 1.5, 2.5}}, float[3] variance = {{1, 2, 3}}, float[1, 2] updates = {{5, 6}},
             float[4] doubled = {{2, 2, 2, 2}}, float exponent = {{2}}
@@ -235,6 +235,13 @@ def test_a_form_converts_with_its_gradient(
     assert weight.grad is not None
     np.testing.assert_allclose(results["y"], y.detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(results["weight_grad"], weight.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", range(3, 15))
+@pytest.mark.parametrize("opset", [9, 21, 23])
+def test_each_version_of_the_format_converts(tmp_path: Path, opset: int, version: int) -> None:
+    path = _write(tmp_path / "m.onnx", opset, "y = Relu (x)", (3,), 2, version)
+    assert convert(path, train=["weight"]).parity is not None
 
 
 @pytest.mark.parametrize("opset", [7, 9, 12, 13, 22])
