@@ -12,15 +12,13 @@ from .source import describe_node
 
 __all__ = ["guard_empty"]
 
-_NEVER_EMPTY = (
-    *("Einsum", "Gemm", "LpNormalization", "MatMul", "TopK"),
-    *("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin"),
-    *("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
-)
-"""Ops that no operand without elements may reach."""
-
-_WEIGHTED = ("Conv", "ConvTranspose")
-"""Ops whose kernel must have elements; their batch may be empty."""
+_NEVER_EMPTY = {
+    **dict.fromkeys(("Einsum", "Gemm", "LpNormalization", "MatMul", "TopK"), slice(None)),
+    **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), slice(None)),
+    **dict.fromkeys(("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin"), slice(0, 1)),
+    **dict.fromkeys(("Conv", "ConvTranspose"), slice(1, 2)),
+}
+"""By op, which of its operands must have elements: of a reduction's not the axes, of a convolution's only the kernel."""
 
 _REDUCTIONS = ("ReduceL1", "ReduceL2")
 """Ops that read beyond an empty tensor unless they are told the axes."""
@@ -34,8 +32,8 @@ def guard_empty(model: ir.Model) -> None:
     """
     builder = Builder(model.graph)
     for node in (node for node in model.graph.all_nodes() if node.domain == ""):
-        operands = node.inputs if node.op_type in _NEVER_EMPTY else node.inputs[1:2]
-        if node.op_type in (*_NEVER_EMPTY, *_WEIGHTED) and (empty := _first_empty(operands)):
+        operands = node.inputs[_NEVER_EMPTY[node.op_type]] if node.op_type in _NEVER_EMPTY else ()
+        if empty := _first_empty(operands):
             raise UnsupportedError(
                 f"{describe_node(node)} takes {empty.name!r} of shape {empty.shape}, which has no elements",
                 expected="at least one element, without which onnxruntime fails",

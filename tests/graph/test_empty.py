@@ -41,8 +41,16 @@ def test_an_empty_operand_that_onnxruntime_does_not_survive_is_refused(inputs: s
         lower(_model(inputs, body))
 
 
-def test_an_empty_batch_of_a_convolution_is_none_of_them() -> None:
-    lower(_model("float[0, 2, 5] x, float[3, 2, 3] w", "y = Conv (x, w)"))
+@pytest.mark.parametrize(
+    ("inputs", "body"),
+    [
+        ("float[0, 2, 5] x, float[3, 2, 3] w", "y = Conv (x, w)"),
+        ("float[2, 3] x", "axes = Constant <value = int64[0] {}> () y = ReduceMax (x, axes)"),
+    ],
+    ids=["batch of a convolution", "axes of a reduction"],
+)
+def test_what_may_be_empty_is_not_refused(inputs: str, body: str) -> None:
+    lower(_model(inputs, body))
 
 
 @pytest.mark.parametrize("op", ["Gemm", "MatMul"])
