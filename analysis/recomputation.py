@@ -35,7 +35,8 @@ class Recomputation:
     @cached_property
     def seconds(self) -> float:
         """What a prediction takes, estimated."""
-        return propagation_seconds(self.prediction.state.values, self.prediction.state.full_covariance)
+        state = self.prediction.state
+        return propagation_seconds(state.values, state.full_covariance, state.all_steps)
 
     @property
     def fits(self) -> bool:
@@ -57,4 +58,4 @@ class Recomputation:
         """The budget within which as many more predictions would fit, with all covariances that it may bring with it."""
         state = self.prediction.state
         everything = dict.fromkeys(state.full_covariance, True)
-        return (self.runs + more) * propagation_seconds(state.values, everything)
+        return (self.runs + more) * propagation_seconds(state.values, everything, frozenset(everything))

@@ -1,5 +1,7 @@
 """Which layers carry the covariance between their channels, within a budget of seconds, and what a propagation takes.
 
+Of what is left, recurrent layers carry the covariance of all channels of all steps (`transfer.recurrent.plain`).
+
 Costs are estimated from shapes alone, so that one model gets one answer on every machine. A covariance C of n features passes a
 weight `[n, m]` as W' C W, 2 n m (n + m) operations, and so do the gradient's covariance and its hessian; an activation takes
 some hundred for every pair of features. The cheapest layers come first.
@@ -18,7 +20,7 @@ from .site import Operand
 from .state import COVARIANCE_LIMIT, Moments
 from .transfer.recurrent.cells import CELLS
 
-__all__ = ["covariance_plan", "propagation_seconds"]
+__all__ = ["all_steps_plan", "covariance_plan", "propagation_seconds"]
 
 _RATE = 2e10
 """Multiplications and additions in a second."""
@@ -36,19 +38,38 @@ _PER_TENSOR, _PER_NUMBER, _PER_WEIGHT = 5e-4, 3e-7, 2e-8
 def covariance_plan(nodes: Sequence[ir.Node], seconds: float) -> Mapping[ir.Node, bool]:
     """For every layer with a weight matrix, whether the covariance between channels is carried through it."""
     costs = {node: cost for node in nodes if (cost := _cost(node)) is not None}
-    plan, pairs = dict.fromkeys(costs, False), 0
+    chosen = _cheapest(costs, _Cost(seconds, _MAX_PAIRS_IN_ALL))
+    return {node: node in chosen for node in costs}
+
+
+def all_steps_plan(plan: Mapping[ir.Node, bool], seconds: float) -> frozenset[ir.Node]:
+    """The recurrent layers that carry the covariance of all channels of all steps, with what `plan` leaves of the seconds."""
+    spent = [cost for node, carried in plan.items() if carried and (cost := _cost(node)) is not None]
+    left = _Cost(
+        seconds - sum(cost.seconds for cost in spent), _MAX_PAIRS_IN_ALL - sum(cost.pairs for cost in spent)
+    )
+    carried = (node for node, carried in plan.items() if carried)
+    return _cheapest({node: cost for node in carried if (cost := _cost_of_all_steps(node)) is not None}, left)
+
+
+def _cheapest(costs: Mapping[ir.Node, _Cost], left: _Cost) -> frozenset[ir.Node]:
+    chosen, seconds, pairs = set(), 0.0, 0
     for node, cost in sorted(costs.items(), key=lambda item: item[1]):
-        seconds -= cost.seconds
+        seconds += cost.seconds
         pairs += cost.pairs
-        if seconds < 0 or pairs > _MAX_PAIRS_IN_ALL:
+        if seconds > left.seconds or pairs > left.pairs:
             break
-        plan[node] = True
-    return plan
+        chosen.add(node)
+    return frozenset(chosen)
 
 
-def propagation_seconds(values: Mapping[ir.Value, Operand], plan: Mapping[ir.Node, bool]) -> float:
-    """Seconds that a propagation takes, forward and backward, which has these values and this plan of covariances."""
-    carried = sum(cost.seconds for node, full in plan.items() if full and (cost := _cost(node)) is not None)
+def propagation_seconds(
+    values: Mapping[ir.Value, Operand], plan: Mapping[ir.Node, bool], all_steps: frozenset[ir.Node]
+) -> float:
+    """Seconds that a propagation takes, forward and backward, which has these values and these plans of covariances."""
+    costs = [_cost(node) for node, full in plan.items() if full]
+    costs += [_cost_of_all_steps(node) for node in all_steps]
+    carried = sum(cost.seconds for cost in costs if cost is not None)
     moments = [value for value in values.values() if isinstance(value, Moments)]
     numbers = sum(m.mean.size + (0 if m.drawn is None else math.prod(m.drawn.shape)) for m in moments)
     weights = sum(value.size for value in values.values() if isinstance(value, np.ndarray))
@@ -77,13 +98,29 @@ def _cost_of_dense(n: int, m: int) -> _Cost:
 
 def _cost_of_recurrent(node: ir.Node) -> _Cost | None:
     """q states and p locals of H channels at T steps: M C M' of the locals, and thrice A C A' of the states."""
-    cell, hidden = CELLS[node.op_type], node.attributes.get_int("hidden_size", 0)
-    steps = None if node.inputs[0] is None or node.inputs[0].shape is None else node.inputs[0].shape[0]
-    if not isinstance(steps, int):
+    cell, hidden, steps = CELLS[node.op_type], node.attributes.get_int("hidden_size", 0), _steps(node)
+    if steps is None:
         return None
     states = cell.states * hidden
     operations = steps * (6.0 * cell.locals * hidden * states**2 + 12.0 * states**3)
     return _Cost(operations / _RATE, steps * states**2)
+
+
+def _cost_of_all_steps(node: ir.Node) -> _Cost | None:
+    """Of T^2 / 2 pairs of steps some ten products `[H, H]`, and what elementwise functions take; None for other nodes."""
+    steps = _steps(node) if node.domain == "" and node.op_type in CELLS else None
+    if steps is None or CELLS[node.op_type].locals > 1:
+        return None
+    directions = 2 if node.attributes.get_string("direction", "") == "bidirectional" else 1
+    hidden = node.attributes.get_int("hidden_size", 0)
+    operations = directions * steps**2 * (10.0 * hidden**3 + _PER_PAIR * hidden**2)
+    return _Cost(operations / _RATE, (directions * steps * hidden) ** 2)
+
+
+def _steps(node: ir.Node) -> int | None:
+    """The length of a recurrent layer's sequence, where it is known."""
+    steps = None if node.inputs[0] is None or node.inputs[0].shape is None else node.inputs[0].shape[0]
+    return steps if isinstance(steps, int) else None
 
 
 def _features(node: ir.Node) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from ...graph.gradients.engine import DIFFERENTIATES, operands_of
 from ...graph.gradients.normalization import BATCH_STATISTICS
 from ...graph.losses import base_name
 from ...graph.mapping import release
-from .budget import covariance_plan
+from .budget import all_steps_plan, covariance_plan
 from .curves import Seed, as_latent, through
 from .drawing import Drawing
 from .elementwise_op import evaluate_node, is_floating, partial_derivatives
@@ -85,6 +85,7 @@ class Propagation:
         notes: Approximations.
         full_covariance: For each layer with a weight matrix, whether the covariance between its channels was carried within
             the budget, or only the variance of each.
+        all_steps: The recurrent layers of which it was carried for all channels of all steps.
         memory: What rules keep from the forward pass for the backward pass.
     """
 
@@ -98,12 +99,14 @@ class Propagation:
     shared: dict[ir.Value, GradientSummary] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
+    all_steps: frozenset[ir.Node] = frozenset()
     memory: dict[ir.Node, object] = field(default_factory=dict, repr=False)
 
     def site(self, node: ir.Node, operands: tuple[Operand, ...], results: tuple[Moments, ...] = ()) -> Site:
         """What a rule sees of `node`."""
         full = self.full_covariance.get(node, False)
-        return Site(node, operands, results, self.assumptions.batch_size, full, self.memory)
+        every = node in self.all_steps
+        return Site(node, operands, results, self.assumptions.batch_size, full, every, self.memory)
 
 
 def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation:
@@ -111,7 +114,10 @@ def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation
     graph, output = forward_graph(gradients)
     nodes = _ancestors(graph, output)
     plan = covariance_plan(nodes, assumptions.budget)
-    state = Propagation(gradients, assumptions, graph, nodes, output, full_covariance=plan)
+    all_steps = all_steps_plan(plan, assumptions.budget)
+    state = Propagation(
+        gradients, assumptions, graph, nodes, output, full_covariance=plan, all_steps=all_steps
+    )
     drawing = Drawing(nodes, state.values)
     with np.errstate(all="ignore"):
         _Forward(state, drawing).run()

@@ -43,6 +43,7 @@ class Site:
         results: Moments of its outputs; empty while they are being worked out.
         batch_size: Examples in a batch.
         full_covariance: Whether the covariance between channels is carried through it.
+        all_steps: Whether, through a recurrent layer, that of all channels of all steps is.
         memory: What the forward pass of a rule keeps for its backward pass, by node.
         notes: Approximations that rules have made here, in words.
     """
@@ -52,6 +53,7 @@ class Site:
     results: tuple[Moments, ...]
     batch_size: int
     full_covariance: bool = False
+    all_steps: bool = False
     memory: dict[ir.Node, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

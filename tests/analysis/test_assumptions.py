@@ -1,5 +1,7 @@
 """What a prediction takes for granted: inputs, label frequencies, and the budget for covariances."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,23 @@ def test_the_budget_decides_on_covariances(graph: GradientGraph, budget: float, 
     z = next(m for value, m in state.values.items() if value.name == "z")
     assert isinstance(z, Moments)
     assert (z.covariance is not None) is carried
+
+
+@pytest.mark.parametrize(
+    ("seconds", "within", "all_steps"), [(1.0, True, True), (0.01, True, False), (0.0, False, False)]
+)
+def test_the_budget_decides_on_covariances_between_steps(
+    text_graph: Callable[..., GradientGraph], seconds: float, within: bool, all_steps: bool
+) -> None:
+    body = "states, h = RNN<hidden_size=64>(x, w, r) y = Squeeze(h, first)"
+    graph = text_graph(
+        body,
+        "float[8,batch,4]",
+        "float[batch,64]",
+        given={"first": np.array([0])},
+        w=(1, 64, 4),
+        r=(1, 64, 64),
+    )
+    state = propagate(graph, Assumptions(budget=seconds))
+    assert list(state.full_covariance.values()) == [within]
+    assert len(state.all_steps) == all_steps

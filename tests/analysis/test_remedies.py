@@ -141,7 +141,7 @@ def test_what_does_not_help_is_not_offered(text_graph: TextGraph) -> None:
 
 def test_the_budget_decides_which_remedies_are_recomputed(plain: GradientGraph) -> None:
     state = propagate(plain, Assumptions())
-    one = propagation_seconds(state.values, state.full_covariance)
+    one = propagation_seconds(state.values, state.full_covariance, state.all_steps)
     reports = [analyse(plain, Assumptions(budget=budget)) for budget in (0.0, 1.5 * one, 10.0)]
     recomputed = [
         {r.kind for finding in report.findings for r in finding.remedies} - {"fuse", "learning-rate"}

@@ -354,13 +354,7 @@ def _lags_with_noise(lags: Autocovariance | None, added: Array) -> Autocovarianc
 
 
 def _steps_with_noise(steps: Steps | None, added: Array) -> Steps | None:
-    if steps is None:
-        return None
-    step, feature = np.divmod(steps.place, steps.features)
-    within, across = steps.within.copy(), steps.across.copy()
-    within[step, feature, feature] += added
-    across[step, step, feature] += added
-    return replace(steps, within=within, across=across)
+    return None if steps is None else steps.with_noise(added)
 
 
 def _kept(site: Site) -> float:

@@ -191,10 +191,10 @@ def _mean_over_steps(x: Moments, keep: bool) -> Moments:
 
 def _spread_over_steps(x: Moments, dy: GradientMoments) -> GradientMoments:
     """Every step receives the same, a share of dy."""
-    count, features = x.shape
+    count = len(x.mean)
     covariance = np.diag(dy.variance.reshape(-1)) if dy.mean.ndim > 1 else dy.known_covariance / count**2
-    within = np.broadcast_to(covariance, (count, features, features))
-    across = np.broadcast_to(np.diag(covariance), (count, count, features))
+    assert x.steps is not None
+    within, across = x.steps.constant(covariance)
     # What a step receives moves with the mean, so with each step by the same share.
     hessian = None if dy.hessian is None else np.broadcast_to(dy.hessian / count**2, within.shape)
     mean, variance = (

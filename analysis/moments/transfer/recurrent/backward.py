@@ -21,11 +21,11 @@ import numpy as np
 
 from ...quadrature import Array
 from ...state import ParameterGradient
-from .direction import Direction, blocks, set_blocks
+from .direction import Direction, blocks, diagonal, set_blocks
 from .forward import LAGS, Inputs, Trace
 from .statistics import Statistics
 
-__all__ = ["Arriving", "Gradients", "back"]
+__all__ = ["Arriving", "Gradients", "Sums", "back", "bounded"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Arriving:
     Attributes:
         mean: `[T, H]`.
         covariance: Of each step `[T, H, H]`, or variances `[T, H]`.
-        across: Covariance of one channel at two steps `[T, T, H]`; None where steps are uncorrelated.
+        across: Covariance between two steps, of one channel `[T, T, H]` or of all `[T, T, H, H]`; None where steps are
+            uncorrelated.
         hessian: E[de / dh] of each step `[T, H, H]`; None counts as 0.
         last: Mean `[q, H]`, covariance and hessian (or None) of what the states after the last step receive.
     """
@@ -57,7 +58,7 @@ class Gradients:
         bias: The same of b, `[p, H, 1]`.
         mean: Of the input sequence, `[T, I]`.
         covariance: Of each step `[T, I, I]`, or variances `[T, I]`.
-        across: Of one feature at two steps, `[T, T, I]`; None where that of the input sequence is.
+        across: Between two steps, `[T, T, I]` or `[T, T, I, I]`; None where that of the input sequence is.
         first: Mean `[q, H]` and covariance of what the states before the first step receive.
     """
 
@@ -82,7 +83,7 @@ def back(direction: Direction, x: Inputs, trace: Trace, arriving: Arriving) -> G
     )
 
 
-class _Sums:
+class Sums:
     """Sums over steps of d_t x_t': of the products of means, of what Stein's lemma adds, and of mean squares."""
 
     def __init__(self, *shape: int) -> None:
@@ -109,7 +110,7 @@ class _Back:
         self.mean, self.covariance, self.hessian = arriving.last
         p, channels = direction.bias.shape
         q = direction.own.shape[2]
-        self.sums = [_Sums(p, channels, n) for n in (x.mean.shape[1], channels, 1)]
+        self.sums = [Sums(p, channels, n) for n in (x.mean.shape[1], channels, 1)]
         self.x_mean, self.x_covariance = np.zeros(x.mean.shape), np.zeros(x.covariance.shape)
         self.x_across = None if x.across is None else np.zeros(x.across.shape)
         self.lags = np.zeros((0, channels, q, q))
@@ -139,14 +140,15 @@ class _Back:
         """What this step's gradient has in common with later ones."""
         step, channels, q = self.direction.order[number], self.direction.channels, len(self.mean)
         now = np.zeros((1, channels, q))
-        now[0, :, 0] = _diagonal(self.arriving.covariance[step])
         if number + 1 < len(self.direction.order):
+            now[0, :, 0] = diagonal(self.arriving.covariance[step])
             together = self._together_at(number)
             own = blocks(self.covariance, channels) + together + np.swapaxes(together, 1, 2)
             self.covariance = own if self.covariance.ndim == 3 else set_blocks(self.covariance, own)
             now[0] += together[:, 0]
             carried = (self.after[:, :, None] @ self.passing(number + 1))[:, :, 0]
         else:
+            now[0] = blocks(self.covariance, channels)[:, :, 0]
             carried = self.after
         if self.arriving.across is not None:
             carried[:, :, 0] += self._across(number, len(carried))
@@ -196,7 +198,7 @@ class _Back:
         held = blocks(self.covariance, channels)
         raw = np.einsum("hqr,hqprs->hps", held + _outer(self.mean.T), found.slope_square)
         straight = np.swapaxes(found.slope, 1, 2) @ held @ found.slope
-        local = _bounded(self._local_mean(found), raw - straight)
+        local = bounded(self._local_mean(found), diagonal(raw - straight))
         own, change = raw - _outer(local), np.einsum("qh,hqps->hps", self.mean, found.curvature)
         if self.hessian is not None:
             change += np.einsum("hqr,hrqps->hps", blocks(self.hessian, channels), found.bend)
@@ -216,14 +218,14 @@ class _Back:
     def _accumulate(self, number: int, local: Array, raw: Array, change: Array) -> None:
         step, trace = self.direction.order[number], self.trace
         state, inputs = trace.mean[number][0], self.x.mean[step]
-        variance = _diagonal(blocks(trace.covariance[number], len(state)))[:, 0]
-        squares = (inputs**2 + _diagonal(self.x.covariance[step]), state**2 + variance, np.ones(1))
-        together, diagonal = self._together(number, local), _diagonal(raw).T
+        variance = diagonal(blocks(trace.covariance[number], len(state)))[:, 0]
+        squares = (inputs**2 + diagonal(self.x.covariance[step]), state**2 + variance, np.ones(1))
+        together, own = self._together(number, local), diagonal(raw).T
         for sums, value, square, other in zip(
             self.sums, (inputs, state, np.ones(1)), squares, self._lagged(number), strict=True
         ):
             sums.product += local.T[:, :, None] * value
-            sums.square += diagonal[:, :, None] * square + 2.0 * np.einsum("lhp,ln->phn", together, other)
+            sums.square += own[:, :, None] * square + 2.0 * np.einsum("lhp,ln->phn", together, other)
         for sums, added in zip(self.sums, self._stein(number, change), strict=False):
             sums.added += added
 
@@ -259,7 +261,7 @@ class _Back:
         covariance += extra[..., None] * np.eye(extra.shape[-1])
         self.local_lags = covariance
         self._set_across(number, covariance)
-        return np.asarray(_diagonal(covariance) + local * np.stack(self.locals[:count]))
+        return np.asarray(diagonal(covariance) + local * np.stack(self.locals[:count]))
 
     def _set_across(self, number: int, covariance: Array) -> None:
         if self.x_across is None or self.input_energy is None:
@@ -300,7 +302,7 @@ class _Back:
         fed = _pulled(self.covariance, of_inputs, direction.inputs, own, rest, self.x_covariance.ndim == 3)
         self.x_covariance[step] = fed
         if self.x_across is not None:
-            self.x_across[step, step] = _diagonal(fed)
+            self.x_across[step, step] = diagonal(fed)
         matrix = self.covariance.ndim == 2
         covariance = _pulled(self.covariance, of_states, direction.states, own, rest, matrix)
         self.covariance = covariance if matrix else _diagonal_blocks(covariance, channels)
@@ -310,9 +312,9 @@ class _Back:
             self.hessian = _pulled(self.hessian, of_states, direction.states, change, rest, matrix)
 
 
-def _bounded(mean: Array, square: Array) -> Array:
+def bounded(mean: Array, square: Array) -> Array:
     """A mean whose square is no more than is left of the mean square: in chaotic networks a hessian claims more."""
-    largest = np.sqrt(np.maximum(_diagonal(square), 0.0))
+    largest = np.sqrt(np.maximum(square, 0.0))
     return np.clip(mean, -largest, largest)
 
 
@@ -341,15 +343,10 @@ def _plus(held: Array, added: Array, channels: int) -> Array:
     """Add what h receives, a matrix `[H, H]` or variances `[H]`, to a covariance of all states."""
     total = held.copy()
     if held.ndim == 3:
-        total[:, 0, 0] += _diagonal(added)
+        total[:, 0, 0] += diagonal(added)
     else:
         total[:channels, :channels] += np.diag(added) if added.ndim == 1 else added
     return total
-
-
-def _diagonal(covariance: Array) -> Array:
-    """Variances, of a covariance or of variances."""
-    return covariance if covariance.ndim == 1 else np.diagonal(covariance, axis1=-2, axis2=-1)
 
 
 def _diagonal_blocks(variance: Array, channels: int) -> Array:

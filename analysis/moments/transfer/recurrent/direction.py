@@ -15,7 +15,7 @@ import numpy as np
 from ...quadrature import Array
 from .cells import Activation, Cell
 
-__all__ = ["Direction", "blocks", "energy", "set_blocks"]
+__all__ = ["Direction", "blocks", "diagonal", "energy", "set_blocks"]
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,8 @@ def set_blocks(covariance: Array, own: Array) -> Array:
     every = np.arange(channels)
     covariance.reshape(states, channels, states, channels)[:, every, :, every] = own
     return covariance
+
+
+def diagonal(covariance: Array) -> Array:
+    """Variances, of a covariance or of variances."""
+    return covariance if covariance.ndim == 1 else np.diagonal(covariance, axis1=-2, axis2=-1)

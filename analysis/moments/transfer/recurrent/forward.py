@@ -34,7 +34,8 @@ class Inputs:
     Attributes:
         mean: `[T, I]`.
         covariance: Of each step `[T, I, I]`, or variances `[T, I]`.
-        across: Covariance of one feature at two steps `[T, T, I]`; None where steps are uncorrelated.
+        across: Covariance between two steps, of one feature `[T, T, I]` or of all `[T, T, I, I]`; None where steps are
+            uncorrelated.
     """
 
     mean: Array

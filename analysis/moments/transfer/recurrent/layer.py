@@ -6,6 +6,7 @@ Y `[T, D, (N), H]`, then the last states `[D, (N), H]`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,12 @@ from ...quadrature import NODES, Array
 from ...site import Contribution, Site
 from ...state import GradientMoments, Moments, ParameterGradient
 from ...steps import numbered, of_tokens
+from . import plain
 from .backward import Arriving, Gradients, back
 from .cells import ACTIVATIONS, CELLS, Activation, Cell
 from .direction import Direction, blocks
 from .forward import Inputs, Trace, run
+from .plain import PlainTrace
 
 __all__ = ["arrived_first", "backward", "forward", "gate_curves"]
 
@@ -36,7 +39,7 @@ class _Run:
 
     x: Inputs
     directions: list[Direction]
-    traces: list[Trace]
+    traces: list[Trace | PlainTrace]
     arrived_first: float = 0.0
 
 
@@ -65,7 +68,8 @@ def forward(site: Site) -> Sequence[Moments]:
     if site.node.op_type == "GRU" and not site.attribute("linear_before_reset", 0):
         site.notes.append("its reset gate is taken to act after the product with the state")
     directions = [_direction(site, cell, index) for index in range(len(_orders(site)))]
-    traces = [run(d, x, *_first(site, d, index)) for index, d in enumerate(directions)]
+    step_by_step = plain.run if site.all_steps else run
+    traces = [step_by_step(d, x, *_first(site, d, index)) for index, d in enumerate(directions)]
     site.memory[site.node] = _Run(x, directions, traces)
     last = [_last_state(traces, state) for state in range(cell.states)]
     return [_outputs(directions, traces), *last][: len(site.node.outputs)]
@@ -89,7 +93,8 @@ def _inputs(site: Site) -> Inputs:
         steps = of_tokens(x.tokens, x.variance)
     if steps is None or not steps.is_in_order():
         return Inputs(x.mean, x.variance, None)
-    return Inputs(x.mean, steps.within if site.full_covariance else x.variance, steps.across)
+    across = steps.between(full=site.all_steps)
+    return Inputs(x.mean, steps.within if site.full_covariance else x.variance, across)
 
 
 def _orders(site: Site) -> list[range]:
@@ -141,23 +146,37 @@ def _first(site: Site, direction: Direction, index: int) -> tuple[Array, Array]:
     return mean, variance.T[:, :, None] * np.eye(q)
 
 
-def _outputs(directions: Sequence[Direction], traces: Sequence[Trace]) -> Moments:
+def _outputs(directions: Sequence[Direction], traces: Sequence[Trace | PlainTrace]) -> Moments:
     """Moments of Y `[T, D, H]`; directions count as uncorrelated."""
     count, channels = len(directions[0].order), directions[0].channels
     size = len(directions) * channels
-    mean = np.zeros((count, len(directions), channels))
-    within, across = np.zeros((count, size, size)), np.zeros((count, count, size))
+    mean, within = np.zeros((count, len(directions), channels)), np.zeros((count, size, size))
+    parts = [
+        _between_steps(trace, channels)[:: d.order.step, :: d.order.step]
+        for d, trace in zip(directions, traces, strict=True)
+    ]
+    across = parts[0] if len(parts) == 1 else np.zeros((count, count, *[size] * (parts[0].ndim - 2)))
     for index, (direction, trace) in enumerate(zip(directions, traces, strict=True)):
-        own = slice(index * channels, (index + 1) * channels)
-        for number, step in enumerate(direction.order):
-            mean[step, index] = trace.mean[number + 1][0]
-            within[step, own, own] = _of_h(trace.covariance[number + 1], channels)
-            across[step, step, own] = np.diagonal(within[step, own, own])
-            for lag, covariance in enumerate(trace.state_lags[number + 1][:number]):
-                other = direction.order[number - 1 - lag]
-                across[step, other, own] = across[other, step, own] = covariance[:, 0, 0]
+        own, back = slice(index * channels, (index + 1) * channels), direction.order.step
+        mean[::back, index] = [state[0] for state in trace.mean[1:]]
+        within[::back, own, own] = [_of_h(covariance, channels) for covariance in trace.covariance[1:]]
+        if len(parts) > 1:
+            across[(slice(None), slice(None), *[own] * (across.ndim - 2))] = parts[index]
     variance = np.diagonal(within, axis1=1, axis2=2).reshape(mean.shape)
     return Moments(mean, variance, steps=numbered(within, across, mean.shape))
+
+
+def _between_steps(trace: Trace | PlainTrace, channels: int) -> Array:
+    """Covariance of h at two steps in the order they are taken, `[T, T, H]` or `[T, T, H, H]`."""
+    if isinstance(trace, PlainTrace):
+        return trace.states[1:, 1:]
+    count = len(trace.covariance) - 1
+    across = np.zeros((count, count, channels))
+    for number, covariance in enumerate(trace.covariance[1:]):
+        across[number, number] = np.diagonal(_of_h(covariance, channels))
+        for lag, between in enumerate(trace.state_lags[number + 1][:number], 1):
+            across[number, number - lag] = across[number - lag, number] = between[:, 0, 0]
+    return across
 
 
 def _of_h(covariance: Array, channels: int) -> Array:
@@ -166,7 +185,7 @@ def _of_h(covariance: Array, channels: int) -> Array:
     return covariance[:channels, :channels]
 
 
-def _last_state(traces: Sequence[Trace], state: int) -> Moments:
+def _last_state(traces: Sequence[Trace | PlainTrace], state: int) -> Moments:
     """Moments of the last states `[D, H]`, as a sequence of one step."""
     mean = np.stack([trace.mean[-1][state] for trace in traces])
     channels = mean.shape[1]
@@ -188,7 +207,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     kept = site.memory[site.node]
     assert isinstance(kept, _Run)
     found = [
-        back(direction, kept.x, trace, _arriving(site, direction, index, gradients))
+        _back(kept.x, direction, trace, _arriving(site, direction, index, gradients))
         for index, (direction, trace) in enumerate(zip(kept.directions, kept.traces, strict=True))
     ]
     kept.arrived_first = sum(_energy(*f.first) for f in found)
@@ -206,6 +225,12 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     received: list[Contribution] = [_of_inputs(site, found), weight, recurrent, bias, None]
     firsts = [_of_first(site, found, state, slot) for state, slot in enumerate(_STATES[: cell.states])]
     return [*received, *firsts][: len(site.operands)]
+
+
+def _back(x: Inputs, direction: Direction, trace: Trace | PlainTrace, arriving: Arriving) -> Gradients:
+    if isinstance(trace, PlainTrace):
+        return plain.back(direction, x, trace, arriving)
+    return back(direction, x, trace, arriving)
 
 
 def _energy(mean: Array, covariance: Array) -> float:
@@ -246,7 +271,9 @@ def _arriving(
     if steps is None or not steps.is_in_order():
         return Arriving(y.mean[:, index], y.variance[:, index], None, None, last)
     curvature = None if steps.hessian is None else steps.hessian[:, own, own]
-    return Arriving(y.mean[:, index], steps.within[:, own, own], steps.across[:, :, own], curvature, last)
+    across = steps.between(full=site.all_steps)
+    across = across[:, :, own, own] if site.all_steps else across[:, :, own]
+    return Arriving(y.mean[:, index], steps.within[:, own, own], across, curvature, last)
 
 
 def _of_inputs(site: Site, found: Sequence[Gradients]) -> GradientMoments | None:
@@ -258,7 +285,7 @@ def _of_inputs(site: Site, found: Sequence[Gradients]) -> GradientMoments | None
         return GradientMoments.of(mean, covariance)
     if covariance.ndim == 2:
         covariance = covariance[:, :, None] * np.eye(mean.shape[1])
-    across = np.sum([f.across for f in found if f.across is not None], 0)
+    across = functools.reduce(np.add, [f.across for f in found if f.across is not None])
     variance = np.diagonal(covariance, axis1=1, axis2=2)
     return GradientMoments.of(mean, variance, steps=numbered(covariance, across, mean.shape))
 
