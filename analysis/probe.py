@@ -34,9 +34,9 @@ uncertainty leaves open whether it is in bounds.
 Gradients that explode have heavy tails: a few batches may miss their mean.
 """
 
-_ERROR, _ROUGH = 0.15, 0.4
-"""Standard error of a mean square, relative to it, above which the global norm counts as uncertain, a parameter's gradient as
-rough: its RMS is then off by a fifth.
+_ERROR, _FACTOR = 0.15, 1.5
+"""The global norm counts as uncertain where the standard error of its square is above that share of it; a parameter's gradient
+as rough where its RMS may be that factor below the truth, at 95 % confidence.
 """
 
 
@@ -115,13 +115,23 @@ def _is_open(squares: Array, limit: float) -> bool:
     count, norms = len(squares), squares.sum(1)
     mean, error = float(np.mean(norms)), float(_standard_error(norms))
     near = abs(mean - limit**2) < 2 * error
-    rough = bool(np.any(_standard_error(squares) > _ROUGH * squares.mean(0)))
+    margin = _student(count - 1) * _standard_error(squares)
+    rough = bool(np.any(margin > (1.0 - _FACTOR**-2) * squares.mean(0)))
     return (count < MOST and (near or rough)) or (count < MORE and error > _ERROR * mean)
 
 
 def _standard_error(squares: Array) -> Array:
     """Of the mean over the batches."""
     return np.asarray(np.std(squares, axis=0, ddof=1) / math.sqrt(len(squares)))
+
+
+def _student(freedom: int) -> float:
+    """How many standard errors hold 95 % of Student's distribution (Abramowitz and Stegun 1964, 26.7.5).
+
+    A few batches seldom hold the large gradients that make a heavy tail, so that their spread is too small.
+    """
+    z = 1.95996
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def _squares(

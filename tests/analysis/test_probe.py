@@ -96,8 +96,8 @@ def test_more_batches_are_run_where_their_gradients_differ(
     x, labels = rng.standard_normal((800, 16), np.float32), rng.integers(0, 10, 800)
     x[::100] *= 300
     found = probe(graph, Assumptions(), data=(x, labels))
-    # A gradient whose mean square has a standard error above 0.4 of it is measured on, up to 64 batches.
-    assert (measured.batches, found.batches) == (4, 32)
+    # A gradient whose RMS may be a factor of 1.5 below the truth is measured on, up to 64 batches.
+    assert (measured.batches, found.batches) == (4, 48)
 
 
 def test_dropout_drops_anew_and_yet_the_same_for_a_seed(text_graph: TextGraph) -> None:
