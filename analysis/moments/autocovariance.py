@@ -114,6 +114,10 @@ class Autocovariance:
         """Of some channels."""
         return Autocovariance(self.near[part], self.far[part], self.lengths)
 
+    def summed(self) -> Autocovariance:
+        """Of the sum over channels, as if they were uncorrelated, `[1, ...]`."""
+        return Autocovariance(self.near.sum(0, keepdims=True), self.far.sum(0, keepdims=True), self.lengths)
+
     def _with(self, other: Any, operation: Callable[[Any, Any], Any]) -> Autocovariance:
         near, far = (other.near, other.far) if isinstance(other, Autocovariance) else (other, other)
         return Autocovariance(operation(self.near, near), operation(self.far, far), self.lengths)

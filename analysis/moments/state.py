@@ -36,6 +36,9 @@ __all__ = [
     "are_alike",
 ]
 
+_LARGEST_SQUARE = float(np.finfo(np.float32).max) ** 2
+"""That of the largest finite float32."""
+
 COVARIANCE_LIMIT = 2048
 """Features beyond which no covariance between them is carried, whatever the budget: it would take more than 32 MB."""
 
@@ -347,11 +350,13 @@ class GradientByRows:
     Attributes:
         shape: The matrix's.
         rows: The gradient of a slice of its rows.
+        sums: Sum over all elements of the mean's square, and of the variance, where they are quicker known than the elements.
         is_transposed: Whether the tensor is the matrix's transpose.
     """
 
     shape: tuple[int, ...]
     rows: Callable[[slice], ParameterGradient]
+    sums: Callable[[], tuple[float, float]] | None = None
     is_transposed: bool = False
 
     @property
@@ -361,7 +366,12 @@ class GradientByRows:
 
     def scaled(self, factor: float) -> GradientByRows:
         """The gradient of what is multiplied by a factor before it is used."""
-        return replace(self, rows=lambda part: self.rows(part).scaled(factor))
+        sums = self.sums
+        return replace(
+            self,
+            rows=lambda part: self.rows(part).scaled(factor),
+            sums=None if sums is None else lambda: (factor**2 * sums()[0], factor**2 * sums()[1]),
+        )
 
     def whole(self) -> ParameterGradient:
         """All rows at once."""
@@ -369,7 +379,9 @@ class GradientByRows:
         return gradient.transposed if self.is_transposed else gradient
 
     def summary(self) -> GradientSummary:
-        """Row by row."""
+        """From the sums where no element may be too large for float32, else row by row."""
+        if self.sums is not None and sum(sums := self.sums()) < _LARGEST_SQUARE:
+            return GradientSummary(*sums, sum(sums), math.prod(self.shape))
         parts = [self.rows(part).summary() for part in blocks_of(self.shape[0], math.prod(self.shape))]
         return functools.reduce(GradientSummary.__add__, parts)
 
@@ -381,7 +393,7 @@ class GradientSummary:
     Attributes:
         means: Sum over its elements of the square of the mean.
         variances: Sum of the variances.
-        largest: The largest E[gradient^2].
+        largest: The largest E[gradient^2], or what it is smaller than where it is no danger.
         size: Number of elements.
     """
 

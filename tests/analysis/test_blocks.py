@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradfuse.analysis.moments import Assumptions, blocks, curves, propagate
-from gradfuse.analysis.moments.blocks import gram, mean_square, product
+from gradfuse.analysis.moments import Assumptions, blocks, curves, propagate, state
+from gradfuse.analysis.moments.blocks import gram, mean_square, product, times
 from gradfuse.analysis.moments.state import GradientByRows, ParameterGradient
 
 from .conftest import TextGraph
@@ -43,6 +43,56 @@ def test_a_gradient_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary.mean_square(3) == pytest.approx(np.mean(whole.variance / 3 + whole.mean**2))
     assert summary.largest == np.max(whole.second)
     np.testing.assert_array_equal(by_rows.transposed.scaled(2.0).whole().mean, 2 * whole.mean.T)
+
+
+_NORM = {"g": np.ones(24, np.float32), "b": np.full(24, 0.3, np.float32)}
+
+SHARED = {
+    "dense": (
+        "h = MatMul (x, w) a = Tanh (h) y = MatMul (a, v)",
+        {"w": (16, 20), "v": (20, 10)},
+        {},
+    ),
+    "sequence": (
+        "h = MatMul (x, w) n = LayerNormalization (h, g, b) u = MatMul (n, up) a = Tanh (u) d = MatMul (a, down)"
+        " s = Add (h, d) m = ReduceMean <keepdims = 0> (s, one) y = MatMul (m, v)",
+        {"w": (16, 24), "up": (24, 32), "down": (32, 24), "v": (24, 10)},
+        {"x": "float[batch,3,16]", "given": {**_NORM, "one": np.array([1])}, "trained": ["g", "b"]},
+    ),
+    "convolution": (
+        "h = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w) a = Relu (h) i = Conv <pads = [1, 1, 1, 1]> (a, k)"
+        " b = Tanh (i) m = GlobalAveragePool (b) f = Flatten (m) y = Gemm (f, v)",
+        {"w": (20, 3, 3, 3), "k": (24, 20, 3, 3), "v": (24, 10)},
+        {"x": "float[batch,3,34,34]"},
+    ),
+}
+"""Bodies, shapes of weights, and what else their graphs are made of."""
+
+
+@pytest.mark.parametrize("body", SHARED)
+def test_sums_over_a_weights_gradient_are_those_of_its_elements(
+    text_graph: TextGraph, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    nodes, shapes, others = SHARED[body]
+    graph, found = text_graph(nodes, **others, **shapes), []
+    for limit in (state._LARGEST_SQUARE, 0.0):
+        monkeypatch.setattr(state, "_LARGEST_SQUARE", limit)
+        shared = propagate(graph, Assumptions(mean=0.5, budget=0.0)).shared
+        found.append({value.name: (g.means, g.variances, g.largest) for value, g in shared.items()})
+    by_sums, by_rows = found
+    for name in shapes:
+        assert by_sums[name][:2] == pytest.approx(by_rows[name][:2], rel=1e-5)
+    # Sums bound the largest, so that the two ways cannot have been one.
+    assert any(by_sums[name][2] > by_rows[name][2] for name in shapes)
+
+
+def test_a_float32_matrix_takes_columns_of_any_scale() -> None:
+    rng = np.random.default_rng(0)
+    matrix, columns = rng.standard_normal((7, 5)).astype(np.float32), rng.standard_normal((5, 3))
+    for scale in (1e-200, 1.0, 1e200):
+        np.testing.assert_allclose(times(matrix, scale * columns), scale * (matrix @ columns), rtol=1e-5)
+    assert np.all(times(matrix, np.zeros((5, 1))) == 0)
+    assert np.all(np.isnan(times(matrix, np.full((5, 1), np.nan))))
 
 
 def test_too_many_features_for_a_matrix_say_the_same_by_their_tilt(

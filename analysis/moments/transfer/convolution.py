@@ -29,7 +29,7 @@ from ..blocks import each, one_of
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
-from .taps import per_group, spread, strided, summed, through_taps, white_lag0
+from .taps import per_group, spread, strided, summed, through_taps, turned
 
 __all__ = [
     "Geometry",
@@ -113,8 +113,8 @@ class Geometry:
         """The adjoint of `convolve`, for an input of this shape."""
         if are_alike(y):
             shares = self.shares(shape[1:], y.shape[1:]) * (np.prod(y.shape[1:]) / np.prod(shape[1:]))
-            turned = _transposed(_weighed(weight, shares), self.groups)
-            return _everywhere(per_group(turned, _one(y), self.groups), shape[1:])
+            matrix = turned(_weighed(weight, shares), self.groups)
+            return _everywhere(per_group(matrix, _one(y), self.groups), shape[1:])
         groups = zip(np.split(weight, self.groups), np.split(y, self.groups), strict=True)
         columns = np.concatenate([np.tensordot(w, g, (0, 0)) for w, g in groups])
         lengths = [n + before + after for n, (before, after) in zip(shape[1:], self.pads, strict=True)]
@@ -157,7 +157,7 @@ def _everywhere(channels: Array, lengths: tuple[int, ...]) -> Array:
 
 def _weighed(weight: Array, shares: Array) -> Array:
     """Sum over the taps, each by its share, `[O, C / groups]`."""
-    return summed(weight, shares.reshape(-1)).astype(np.float64)
+    return summed(weight, shares.reshape(-1))
 
 
 def forward(site: Site) -> Sequence[Moments]:
@@ -237,9 +237,10 @@ def _mean(x: Array) -> Array:
 def convolved(x: Moments, weight: Array, geometry: Geometry) -> Moments:
     """Moments of W * x."""
     x = _settled(x, (len(weight), *geometry.lengths(x.shape[1:])))
-    y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight**2))
+    squares = np.square(weight)
+    y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, squares))
     lags = through_taps(x.known_lags, weight, geometry.dilations, geometry.groups)
-    variance = _corrected(y.variance, lags, x.known_lags, weight, geometry)
+    variance = _corrected(y.variance, lags, x.known_lags, summed(squares), geometry)
     lags = strided(lags, geometry.strides, variance.shape[1:])
     return Moments(y.mean, variance, lags=lags.scaled_to(_mean(variance)))
 
@@ -248,27 +249,26 @@ def adjoint(
     shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry
 ) -> GradientMoments:
     """Moments of what a convolution's input of this shape receives, or of what a transposed convolution gives."""
-    mean = geometry.transpose(dy.mean, weight, shape)
-    variance = geometry.transpose(dy.variance, weight**2, shape)
+    mean, squares = geometry.transpose(dy.mean, weight, shape), np.square(weight)
+    variance = geometry.transpose(dy.variance, squares, shape)
     apart = spread(dy.known_lags, geometry.strides, shape[1:])
-    turned = _transposed(weight, geometry.groups)
-    lags = through_taps(apart, turned, geometry.dilations, geometry.groups)
-    variance = _corrected(variance, lags, apart, turned, geometry)
+    lags = through_taps(apart, weight, geometry.dilations, geometry.groups, back=True)
+    variance = _corrected(variance, lags, apart, turned(summed(squares), geometry.groups), geometry)
     # Lag 0 lost what lies beyond the border; what was cancelled must lose as much.
     scaled = lags.scaled_to(_mean(variance))
     kept = np.divide(scaled.lag0, lags.lag0, out=np.ones(len(lags.lag0)), where=lags.lag0 > 0)
-    sums = _transposed(summed(weight) ** 2, geometry.groups)
+    sums = turned(summed(weight) ** 2, geometry.groups)
     cancelled = per_group(sums, dy.cancelled, geometry.groups) * kept
     return replace(GradientMoments.of(mean, variance, lags=scaled), cancelled=cancelled)
 
 
 def _corrected(
-    variance: Array, lags: Autocovariance, before: Autocovariance, weight: Array, geometry: Geometry
+    variance: Array, lags: Autocovariance, before: Autocovariance, squares: Array, geometry: Geometry
 ) -> Array:
     """By what the correlation of positions makes of each channel; one tap reads no two positions."""
     if np.prod(geometry.kernel) == 1:
         return variance
-    white = white_lag0(before, weight, geometry.groups)
+    white = per_group(squares, before.lag0, geometry.groups)
     ratio = np.divide(lags.lag0, white, out=np.ones_like(white), where=white > 0)
     ratio = np.maximum(ratio, 0.0).reshape(-1, *[1] * (variance.ndim - 1))
     return each(lambda v: v * ratio, variance)
@@ -280,7 +280,7 @@ def weight_gradient(
     """Of the sums over positions of dy(p) x(p + k)."""
     tilt = each(_over_deviation, dy.tilt, y.variance)
     is_tilted = bool(np.any(one_of(tilt, tuple(range(1, tilt.ndim)))))
-    ratio = _correlated_positions(x, dy, geometry)
+    ratio = functools.cache(lambda: _correlated_positions(x, dy, geometry))
     leaning = _leaning(x, y, dy, weight)
     x_second, x_squares = x.second, each(np.square, x.mean)
     dy_second, dy_squares = dy.second, each(np.square, dy.mean)
@@ -292,13 +292,41 @@ def weight_gradient(
         variance = geometry.correlate(dy_second[part], x_second)
         variance -= geometry.correlate(dy_squares[part], x_squares)
         variance = np.maximum(variance, 0.0, out=variance)
-        variance *= _beside_taps(ratio[part], geometry)
+        variance *= _beside_taps(ratio()[part], geometry)
         if leaning is not None:
             variance += np.square(weight[part], dtype=np.float64) * _beside_taps(leaning[part], geometry)
         return ParameterGradient(mean, variance)
 
+    def sums() -> tuple[float, float]:
+        counts = geometry.shares(x.shape[1:], dy.mean.shape[1:]).reshape(-1) * np.prod(dy.mean.shape[1:])
+        m, mu, t, v = (_one(each) for each in (dy.mean, x.mean, tilt, x.variance))
+        means = np.sum(m**2) * np.sum(mu**2) * np.sum(counts**2)
+        variances = np.sum(counts) * _sum_of_raw(x, dy, geometry)
+        if is_tilted:
+            means += 2.0 * (m * t) @ summed(weight, counts**2) @ (mu * v)
+            means += t**2 @ summed(np.square(weight), counts**2) @ v**2
+        if leaning is not None:
+            variances += np.sum(leaning * summed(np.square(weight)))
+        return float(means), float(variances)
+
     # Outputs of several groups read different inputs, so that their rows do not go together.
-    return GradientByRows(weight.shape, rows) if geometry.groups == 1 else rows(slice(None))
+    if geometry.groups > 1:
+        return rows(slice(None))
+    return GradientByRows(weight.shape, rows, sums if _is_even(x, dy) else None)
+
+
+def _is_even(x: Moments, dy: GradientMoments) -> bool:
+    """Whether all positions are alike, and lag 0 is the variance: the variance is then `raw` itself at every tap inside."""
+    if not are_alike(x.mean, x.variance, dy.mean, dy.variance, dy.tilt):
+        return False
+    return all(np.allclose(each.known_lags.lag0, _one(each.variance), 1e-9, 0.0) for each in (x, dy))
+
+
+def _sum_of_raw(x: Moments, dy: GradientMoments, geometry: Geometry) -> float:
+    """Over all pairs of channels, which is `raw` of the sums over channels."""
+    k_x, k_dy = strided(x.known_lags, geometry.strides, dy.mean.shape[1:]).summed(), dy.known_lags.summed()
+    raw = k_dy.products(k_x).item() + np.sum(_one(dy.mean) ** 2) * k_x.total().item()
+    return max(float(raw + np.sum(dy.total) / k_dy.count * np.sum(_one(x.mean) ** 2)), 0.0)
 
 
 def _over_deviation(tilt: Array, variance: Array) -> Array:
@@ -349,12 +377,3 @@ def _correlated_positions(x: Moments, dy: GradientMoments, geometry: Geometry) -
         white = np.stack([own.lag0, m2[o]], 1) @ np.stack([fed.lag0 + mu2[i] + var_mu[i], fed.lag0])
         parts.append(np.divide(np.maximum(raw, 0.0), white, out=np.ones_like(raw), where=white > 0))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _transposed(weight: Array, groups: int) -> Array:
-    """Weights of the adjoint convolution: `[C, O / groups, *kernel]`, taps reversed."""
-    rank = weight.ndim - 2
-    flipped = np.flip(weight, tuple(range(2, rank + 2)))
-    if groups == 1:
-        return np.swapaxes(flipped, 0, 1)
-    return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(flipped, groups)])

@@ -122,4 +122,12 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
         )
         return ParameterGradient(mean + spread @ dy.hessian.T, variance)
 
-    return GradientByRows(weight.shape, rows)
+    def sums() -> tuple[float, float]:
+        variances = np.sum(x.variance) * np.sum(dy.second) + np.sum(x.mean**2) * np.sum(dy.total)
+        means = np.sum(x.mean**2) * np.sum(dy.mean**2)
+        if np.any(curvature):
+            means += 2.0 * product(x.mean * x.variance, weight) @ (dy.mean * curvature)
+            means += product(x.variance**2, weight, square=True) @ curvature**2
+        return float(means), float(variances)
+
+    return GradientByRows(weight.shape, rows, sums if dy.hessian is None else None)

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from .. import norm_spread
-from ..blocks import gram, product
+from ..blocks import blocks_of, gram, product
 from ..quadrature import Array
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient
 from ..tokens import (
@@ -92,27 +92,38 @@ def weight_gradient(x: Moments, dy: GradientMoments, weight: Array) -> GradientB
     stein = _stein(x, dy, weight, tokens)
 
     def rows(part: slice) -> ParameterGradient:
-        mean = gram(mu[:, part], m) + stein(part)
+        mean = gram(mu[:, part], m)
+        mean = mean if stein is None else mean + stein(part)
         return ParameterGradient(mean, product_variance(mu[:, part], v[:, part], m, s, r_v[part], r_s))
 
-    return GradientByRows(weight.shape, rows)
+    def sums() -> tuple[float, float]:
+        means, variances = product_sums(mu, v, m, s, r_v, r_s)
+        if stein is None:
+            return means, variances
+        for part in blocks_of(len(weight), weight.size):
+            leaning = stein(part)
+            means += float(np.sum(leaning * (2.0 * gram(mu[:, part], m) + leaning)))
+        return means, variances
+
+    few_tokens = len(mu) * sum(weight.shape) < 2 * weight.size
+    return GradientByRows(weight.shape, rows, sums if few_tokens else None)
 
 
 def _stein(
     x: Moments, dy: GradientMoments, weight: Array, tokens: TokenCorrelation
-) -> Callable[[slice], Array | float]:
-    """Rows of the part of the weight's mean gradient that is there because dy depends on x."""
+) -> Callable[[slice], Array] | None:
+    """Rows of the part of the weight's mean gradient that is there because dy depends on x; None where there is none."""
     v = as_rows(x.variance, tokens.axes)
     if dy.response is not None:
         if max(weight.shape) > MATRIX_LIMIT:
-            return lambda part: 0.0
+            return None
         within, between = (np.diag(c) if c.ndim == 1 else c for c in tokens.covariances(np.sqrt(v)))
         count, response = len(v), dy.response
         mean = count * (within @ weight @ response.own.T)
         mean = mean + count * (count - 1) * (between @ weight @ response.between.T)
         return lambda part: mean[part]
     if not np.any(dy.tilt):
-        return lambda part: 0.0
+        return None
     deviation = np.sqrt(as_rows(product(x.variance, weight, square=True), tokens.axes))
     tilt = as_rows(dy.tilt, tokens.axes)
     slope = np.divide(tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
@@ -126,6 +137,24 @@ def product_variance(mu: Array, v: Array, m: Array, s: Array, r_v: Array, r_s: A
     variance += (1.0 - r_s) * gram(mu**2, s) + r_s * gram(mu, np.sqrt(s)) ** 2
     variance += (1.0 - r_v)[:, None] * gram(v, m**2) + r_v[:, None] * gram(np.sqrt(v), m) ** 2
     return np.asarray(np.maximum(variance, 0.0))
+
+
+def product_sums(mu: Array, v: Array, m: Array, s: Array, r_v: Array, r_s: Array) -> tuple[float, float]:
+    """Sums over all pairs of features of the mean's square and of the formula above, from rows.
+
+    No pair is looked at: summed over pairs, (sum_t a_ti b_tj)^2 is the sum over t and u of (a a')_tu (b b')_tu.
+    """
+    common_x, common_dy = (gram_of_rows(np.sqrt(a), r) for a, r in ((v, r_v), (s, r_s)))
+    square_x, square_dy = gram_of_rows(mu), gram_of_rows(m)
+    variances = np.sum(v.sum(1) * s.sum(1)) - np.sum((v @ r_v) * (s @ r_s)) + np.sum(common_x * common_dy)
+    variances += np.sum(np.diag(square_x) * (s @ (1.0 - r_s))) + np.sum(square_x * common_dy)
+    variances += np.sum((v @ (1.0 - r_v)) * np.diag(square_dy)) + np.sum(common_x * square_dy)
+    return float(np.sum(square_x * square_dy)), float(np.maximum(variances, 0.0))
+
+
+def gram_of_rows(rows: Array, weights: Array | float = 1.0) -> Array:
+    """a a' of rows `[T, F]` whose features have weights, `[T, T]`."""
+    return np.asarray((rows * weights) @ rows.T)
 
 
 def of_product(x: Moments, dy: GradientMoments, axes: tuple[int, ...], tilted: Array) -> ParameterGradient:

@@ -16,50 +16,54 @@ from typing import Any
 import numpy as np
 
 from ..autocovariance import Autocovariance, torus
-from ..blocks import blocks_of
+from ..blocks import blocks_of, times
 from ..quadrature import Array
 
-__all__ = ["per_group", "spread", "strided", "summed", "through_taps", "white_lag0"]
+__all__ = ["per_group", "spread", "strided", "summed", "through_taps", "turned"]
 
 _MANY_LAGS = 20
 """Lags of a kernel from which the spectrum is quicker: 3 by 3 taps have 13, 5 by 5 have 41."""
 
 
 def through_taps(
-    covariance: Autocovariance, weight: Array, dilations: Sequence[int], groups: int
+    covariance: Autocovariance, weight: Array, dilations: Sequence[int], groups: int, back: bool = False
 ) -> Autocovariance:
-    """After a convolution of stride 1, `[O, C / groups, *kernel]`, on the positions of its input."""
+    """After a convolution of stride 1, `[O, C / groups, *kernel]`, or the way `back`, on the positions that it starts from."""
+    squares = summed(weight) ** 2
+    squares = turned(squares, groups) if back else squares
     if weight[0, 0].size == 1:
-        return _through_one(covariance, weight, groups)
+        return _through_one(covariance, squares, groups)
     excess, rank = covariance.near - covariance.far, weight.ndim - 2
     parts = zip(np.split(weight, groups), np.split(excess, groups), strict=True)
-    near = np.concatenate([_through_taps(k, w, dilations) for w, k in parts])
-    far = per_group(summed(weight) ** 2, covariance.far.reshape(-1), groups).reshape(-1, *[1] * rank)
+    near = np.concatenate([_through_taps(k, w, dilations, back) for w, k in parts])
+    far = per_group(squares, covariance.far.reshape(-1), groups).reshape(-1, *[1] * rank)
     near += far
     return Autocovariance(near, far, covariance.lengths)
 
 
-def _through_one(covariance: Autocovariance, weight: Array, groups: int) -> Autocovariance:
+def _through_one(covariance: Autocovariance, squares: Array, groups: int) -> Autocovariance:
     """Every lag as every other."""
     near = covariance.near.reshape(len(covariance.near), -1)
     rows = np.concatenate([near, covariance.far.reshape(-1, 1)], 1)
-    passed = per_group(summed(weight) ** 2, rows, groups)
+    passed = per_group(squares, rows, groups)
     shape = (-1, *covariance.near.shape[1:])
-    far = passed[:, -1].reshape(-1, *[1] * (weight.ndim - 2))
+    far = passed[:, -1].reshape(-1, *[1] * len(covariance.lengths))
     return Autocovariance(passed[:, :-1].reshape(shape), far, covariance.lengths)
 
 
 def per_group(matrix: Array, vector: Array, groups: int) -> Array:
     """`[O, C / groups]` times `[C]` or `[C, n]`, where each group of outputs reads its own inputs."""
     if groups == 1:
-        return np.asarray(matrix @ vector)
+        return times(matrix, vector)
     parts = zip(np.split(matrix, groups), np.split(vector, groups), strict=True)
-    return np.concatenate([each @ part for each, part in parts])
+    return np.concatenate([times(each, part) for each, part in parts])
 
 
-def white_lag0(covariance: Autocovariance, weight: Array, groups: int) -> Array:
-    """The variance that the taps would give if positions were uncorrelated."""
-    return per_group(summed(np.square(weight)), covariance.lag0, groups)
+def turned(pairs: Array, groups: int) -> Array:
+    """`[O, C / groups]` of a convolution as `[C, O / groups]` of its adjoint, axes of taps left where they are."""
+    if groups == 1:
+        return np.swapaxes(pairs, 0, 1)
+    return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(pairs, groups)])
 
 
 def summed(weight: Array, shares: Array | float = 1.0) -> Array:
@@ -70,16 +74,18 @@ def summed(weight: Array, shares: Array | float = 1.0) -> Array:
     return np.asarray(result.reshape(weight.shape[:2]))
 
 
-def _through_taps(covariance: Array, weight: Array, dilations: Sequence[int]) -> Array:
+def _through_taps(covariance: Array, weight: Array, dilations: Sequence[int], back: bool) -> Array:
     """Of one group: by the lags of a kernel of few taps, else by the spectrum, which depthwise kernels are quicker by too."""
     lags = _half_lags(weight.shape[2:])
     if len(lags) > 1 and (weight.shape[1] == 1 or len(lags) > _MANY_LAGS):
-        return _by_spectrum(covariance, weight, dilations)
+        return _by_spectrum(covariance, turned(weight, 1) if back else weight, dilations)
     taps = np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-2, -1)))
-    result = np.zeros((len(weight), *covariance.shape[1:]))
+    result = np.zeros((weight.shape[1 if back else 0], covariance[0].size))
     for lag in lags:
-        result += np.tensordot(_autocorrelation(taps, lag), _both_ways(covariance, lag, dilations), 1)
-    return result
+        moved = _both_ways(covariance, lag, dilations).reshape(len(covariance), -1)
+        pairs = _autocorrelation(taps, lag)
+        result += times(pairs.T if back else pairs, moved)
+    return result.reshape(-1, *covariance.shape[1:])
 
 
 def _half_lags(kernel: Sequence[int]) -> list[tuple[int, ...]]:
@@ -92,7 +98,8 @@ def _autocorrelation(taps: Array, lag: Sequence[int]) -> Array:
     """A(lag), `[O, C / groups]`, of `[*kernel, O, C / groups]`; that of the opposite lag is the same."""
     before = tuple(slice(max(-n, 0), size - max(n, 0)) for n, size in zip(lag, taps.shape, strict=False))
     after = tuple(slice(max(n, 0), size - max(-n, 0)) for n, size in zip(lag, taps.shape, strict=False))
-    return np.asarray((taps[before] * taps[after]).sum(tuple(range(len(lag)))))
+    labels = list(range(taps.ndim))
+    return np.asarray(np.einsum(taps[before], labels, taps[after], labels, labels[len(lag) :]))
 
 
 def _both_ways(covariance: Array, lag: Sequence[int], dilations: Sequence[int]) -> Array:
