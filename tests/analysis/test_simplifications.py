@@ -1,0 +1,79 @@
+"""What a prediction simplifies is said once for each kind, and of no network that it does not hold of."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+
+from gradfuse.analysis import analyse
+from gradfuse.graph import GradientGraph
+
+TextGraph = Callable[..., GradientGraph]
+
+
+def said(graph: GradientGraph) -> dict[str, str]:
+    """First op of each note, and what it says."""
+    findings = [finding for finding in analyse(graph).findings if finding.code == "GF901"]
+    return {finding.op_type: finding.message.split(": ", 1)[1] for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("body", "op", "expected"),
+    [
+        ("h = MatMul(x, a) r = Tanh(h) s = Add(r, x) y = MatMul(s, b)", "Add", "its summands"),
+        ("h = MatMul(x, a) g = Sigmoid(h) s = Mul(g, x) y = MatMul(s, b)", "Mul", "its factors"),
+        ("h = MatMul(x, a) s = Concat<axis=1>(h, x) y = MatMul(s, wide)", "Concat", "its parts"),
+        ("h = MatMul(x, a) r = Tanh(h) s = MatMul(r, a) y = MatMul(s, b)", "MatMul", "other nodes read its weight"),
+    ],
+)  # fmt: skip
+def test_simplifications(text_graph: TextGraph, body: str, op: str, expected: str) -> None:
+    shapes: Mapping[str, tuple[int, int]] = {"a": (16, 16), "b": (16, 10), "wide": (32, 10)}
+    graph = text_graph(body, **{name: shape for name, shape in shapes.items() if f" {name})" in body})
+    messages = said(graph)
+    assert list(messages) == [op]
+    assert messages[op].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = MatMul(x, a) r = Tanh(h) y = MatMul(r, b)",
+        "h = MatMul(x, a) g = Sigmoid(h) s = Mul(h, g) t = Add(s, h) y = MatMul(t, b)",
+    ],
+    ids=["plain", "functions of one tensor"],
+)
+def test_what_is_followed_in_full_is_not_noted(text_graph: TextGraph, body: str) -> None:
+    assert said(text_graph(body, a=(16, 16), b=(16, 10))) == {}
+
+
+def test_one_note_for_all_nodes_of_a_kind(text_graph: TextGraph) -> None:
+    body = "h = MatMul(x, a) s = Add(h, x) g = MatMul(s, c) t = Add(g, s) y = MatMul(t, b)"
+    (note,) = (
+        f for f in analyse(text_graph(body, a=(16, 16), b=(16, 10), c=(16, 16))).findings if f.code == "GF901"
+    )
+    assert "and 1 more: its summands" in note.message
+    assert note.evidence["nodes"] == ["Add_1", "Add_3"]
+
+
+@pytest.mark.parametrize(
+    ("op", "rows", "both", "expected"),
+    [("RNN", 1, False, []), ("RNN", 1, True, ["two directions"]), ("LSTM", 4, False, ["different channels"])],
+)
+def test_recurrent_layers(text_graph: TextGraph, op: str, rows: int, both: bool, expected: list[str]) -> None:
+    sides, direction = 2 if both else 1, "bidirectional" if both else "forward"
+    states = "s, h" if op == "RNN" else "s, h, c"
+    body = f'{states} = {op}<hidden_size=8, direction="{direction}">(x, w, r) g = Gather<axis=0>(h, first) y = MatMul(g, b)'
+    graph = text_graph(
+        body, "float[5,batch,4]", given={"first": np.array(0)},
+        w=(sides, 8 * rows, 4), r=(sides, 8 * rows, 8), b=(8, 10),
+    )  # fmt: skip
+    texts = [finding.message for finding in analyse(graph).findings if finding.code == "GF901"]
+    assert len(texts) == len(expected)
+    assert all(part in text for part, text in zip(expected, texts, strict=True))
+
+
+def test_losses_over_positions(text_graph: TextGraph) -> None:
+    graph = text_graph(
+        "y = Conv(x, w)", "float[batch,3,6,6]", "float[batch,5,4,4]", loss="cross-entropy", w=(5, 3, 3, 3)
+    )
+    assert "positions" in said(graph)["Conv"]
