@@ -15,6 +15,7 @@ import numpy as np
 from . import norm_spread
 from .autocovariance import Autocovariance
 from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
+from .picks import Picks
 from .quadrature import NODES, Array, expectation
 from .skewness import quantiles
 from .state import COVARIANCE_LIMIT, Curve, GradientMoments, Moments
@@ -41,11 +42,13 @@ class Seed:
         gradient: The gradient there.
         end: The end as a function of the latent, at the nodes.
         slope: The chain's slope from here to the end, at the nodes.
+        picks: Where it came back through maxima over windows of the end.
     """
 
     gradient: GradientMoments
     end: Array
     slope: Array
+    picks: Picks | None = None
 
 
 def as_latent(name: str, moments: Moments) -> Moments:
@@ -161,6 +164,9 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
     tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - pairs(tilt)).total()
     tilted = np.maximum(tilted - gradient.cancelled * _per_channel(b1**2), 0.0)
     cancelled = gradient.cancelled * _per_channel(expectation(slope * leaning) ** 2)
+    if seed.picks is not None:
+        cancelled = lags.count * lags.total() - seed.picks.total(slope)
+        tilted = seed.picks.total(slope * xi)
     back = GradientMoments(mean, variance, None, cancelled, tilt, tilted, None, skew, lags=lags)
     return back.repeated(latent.shape)
 

@@ -40,8 +40,9 @@ def of_values(values: Array, weights: Array) -> Array:
     """Of values `[n, C, *positions]` that have these weights at each element, over the positions too, `[C, 1, ...]`."""
     positions = tuple(range(1, values.ndim - 1))
     centred = values - np.tensordot(weights, values, 1)
-    third, variance = (
-        np.tensordot(weights, centred**power, 1).mean(positions, keepdims=True) for power in (3, 2)
+    square = centred * centred
+    variance, third = (
+        np.tensordot(weights, power, 1).mean(positions, keepdims=True) for power in (square, square * centred)
     )
     return _over_cube(third, variance)
 

@@ -308,14 +308,3 @@ def test_an_op_without_a_rule_before_few_parameters_is_a_note_alone(
     report = analyse(text_graph(body, given={"one": np.array(1)}, g=(16,), a=(16, 16), b=(16, 10)))
     assert [finding.severity for finding in report.findings if finding.code == "GF901"] == ["note"]
     assert report.summary.verdict != "at-risk"
-
-
-@pytest.mark.parametrize(("strides", "noted"), [(1, ["MaxPool"]), (2, [])])
-def test_overlapping_windows_of_a_maximum_are_noted(
-    text_graph: Callable[..., GradientGraph], strides: int, noted: list[str]
-) -> None:
-    body = f"""
-        h = Conv<pads=[1,1,1,1]>(x, w) m = MaxPool<kernel_shape=[2,2], strides=[{strides},{strides}]>(h)
-        p = GlobalAveragePool(m) f = Flatten(p) y = MatMul(f, b)
-    """
-    assert predict(text_graph(body, x="float[batch,3,6,6]", w=(8, 3, 3, 3), b=(8, 10))) == noted

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..autocovariance import Autocovariance
-from ..blocks import each, one_of
+from ..blocks import blocks_of, each, one_of
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
@@ -73,12 +73,17 @@ class Geometry:
 
     def shares(self, lengths: tuple[int, ...], outputs: tuple[int, ...]) -> Array:
         """Share of the outputs for which a tap reads inside the image, `[*kernel]`."""
+        parts = [taps.mean(1) for taps in self.inside(lengths, outputs)]
+        return np.asarray(functools.reduce(np.multiply.outer, parts))
+
+    def inside(self, lengths: tuple[int, ...], outputs: tuple[int, ...]) -> list[Array]:
+        """For each axis, 1 where a tap of an output reads inside the image and 0 where it does not, `[taps, outputs]`."""
         parts = []
         for axis, (n, m) in enumerate(zip(lengths, outputs, strict=True)):
             taps = np.arange(self.kernel[axis])[:, None] * self.dilations[axis] - self.pads[axis][0]
             read = taps + np.arange(m) * self.strides[axis]
-            parts.append(np.mean((read >= 0) & (read < n), 1))
-        return np.asarray(functools.reduce(np.multiply.outer, parts))
+            parts.append(((read >= 0) & (read < n)).astype(np.float64))
+        return parts
 
     def lengths(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
         """Output positions of each axis."""
@@ -254,12 +259,37 @@ def adjoint(
     apart = spread(dy.known_lags, geometry.strides, shape[1:])
     lags = through_taps(apart, weight, geometry.dilations, geometry.groups, back=True)
     variance = _corrected(variance, lags, apart, turned(summed(squares), geometry.groups), geometry)
-    # Lag 0 lost what lies beyond the border; what was cancelled must lose as much.
-    scaled = lags.scaled_to(_mean(variance))
-    kept = np.divide(scaled.lag0, lags.lag0, out=np.ones(len(lags.lag0)), where=lags.lag0 > 0)
-    sums = turned(summed(weight) ** 2, geometry.groups)
-    cancelled = per_group(sums, dy.cancelled, geometry.groups) * kept
-    return replace(GradientMoments.of(mean, variance, lags=scaled), cancelled=cancelled)
+    lags = lags.scaled_to(_mean(variance))
+    cancelled = lags.count * lags.total() - _total(shape, dy, weight, geometry)
+    return replace(GradientMoments.of(mean, variance, lags=lags), cancelled=cancelled)
+
+
+def _total(shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry) -> Array:
+    """Variance of the sum over positions of the adjoint: a tap leaves out the positions that it would put beyond the border.
+
+    Of two taps' sums over dy, the far covariance counts for every pair of their positions, the near one for what both have.
+    """
+    groups = geometry.groups
+    if np.prod(geometry.kernel) == 1 and not np.any(geometry.pads):
+        return per_group(turned(summed(weight) ** 2, groups), dy.total, groups)
+    inside = geometry.inside(shape[1:], dy.mean.shape[1:])
+    common = functools.reduce(np.kron, [taps @ taps.T for taps in inside])
+    counts = functools.reduce(np.kron, [taps.sum(1) for taps in inside])
+    k = dy.known_lags
+    far = k.far.reshape(-1)
+    near, far = k.total() - k.count * far, far - dy.cancelled / k.count**2
+    total = per_group(turned(_form(weight, common), groups), near, groups)
+    total += per_group(turned(summed(weight, counts) ** 2, groups), far, groups)
+    return np.maximum(total, 0.0)
+
+
+def _form(weight: Array, matrix: Array) -> Array:
+    """w' M w of the taps w of each pair of channels, `[O, C / groups]`."""
+    flat, matrix = weight.reshape(weight.shape[0] * weight.shape[1], -1), matrix.astype(weight.dtype)
+    result = np.empty(len(flat), weight.dtype)
+    for block in blocks_of(len(flat), flat.size):
+        result[block] = np.einsum("pk,pk->p", flat[block] @ matrix, flat[block])
+    return result.reshape(weight.shape[:2])
 
 
 def _corrected(

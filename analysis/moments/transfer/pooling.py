@@ -1,43 +1,27 @@
-"""Means over all positions, and maxima over windows.
-
-A maximum is taken over fixed draws of a window's latents, correlated as the autocovariance says. Backward, a position
-passes the gradient where its value is its window's largest, which a value v is with probability P = F(v)^(w - 1), F
-the distribution of the channel's values and w the positions of a window. So with phi the activation before the pool
-
-    E[dx] = m E[phi' P]            E[dx^2] = s E[phi'^2 P]
-
-which the engine gets as a chain of slope sqrt(P), and a mean made smaller to match. Two positions of a window never
-both pass.
-"""
+"""Means over all positions, over windows and over axes."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..autocovariance import Autocovariance
-from ..blocks import blocks_of
-from ..curves import Seed
 from ..errors import UnknownTransferError
-from ..quadrature import NODES, WEIGHTS, Array, expectation
+from ..quadrature import Array
 from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments
 from ..steps import numbered
 from ..tokens import MATRIX_LIMIT, TokenCorrelation
-from .convolution import Geometry, average_pool_backward, average_pool_forward
+from .convolution import average_pool_backward, average_pool_forward
 from .sequence import dense, dense_backward, mean_of_tokens, mean_of_tokens_backward, sequence
-from .taps import spread, strided, through_taps
 
 __all__ = [
     "average_backward",
     "average_forward",
     "global_mean_backward",
     "global_mean_forward",
-    "max_pool_backward",
-    "max_pool_forward",
     "mean_backward",
     "mean_forward",
 ]
@@ -214,158 +198,3 @@ def _averaged_axes(site: Site) -> tuple[int, ...]:
     if batch in axes:
         raise UnknownTransferError("it averages over the batch")
     return tuple(sorted(axis - (axis > batch) for axis in axes))
-
-
-def max_pool_forward(site: Site) -> Sequence[Moments]:
-    """Moments of the largest of a window's values."""
-    x, kernel, geometry = _window(site)
-    if any(size > stride for size, stride in zip(kernel, geometry.strides, strict=True)):
-        site.notes.append(
-            "its windows overlap: whether a position is the largest of one is taken not to depend on the next, and the"
-            " gradient of a normalisation's shift before it may be larger"
-        )
-    largest, lengths = _largest(x, kernel, geometry), geometry.lengths(x.shape[1:])
-    mean, variance = largest.mean(0), largest.var(0)
-    lags = _pooled_lags(x, kernel, geometry, lengths)
-    lags = lags.scaled_to(variance.mean(tuple(range(1, variance.ndim))))
-    y = Moments(mean, variance, lags=lags).repeated((x.shape[0], *lengths))
-    return [y] * len(site.node.outputs)
-
-
-def max_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
-    """The formulas above."""
-    dy = gradients[0]
-    assert dy is not None
-    x, kernel, geometry = _window(site)
-    values, size = _values(x), int(np.prod(kernel))
-    share = _probability_of_largest(values, size)
-    slope, root = np.gradient(values, NODES, axis=0), np.sqrt(share)
-    wanted, given = expectation(slope * share), expectation(slope * root)
-    scale = np.divide(wanted, given, out=np.zeros_like(given), where=given != 0)
-    ones = np.ones((x.shape[0], 1, *kernel))
-    grouped = _depthwise(geometry, x)
-    arrived = dy.mean, dy.second
-    if scale[0].size > 1:  # positions differ
-        arrived = np.array(dy.mean), np.array(dy.second)
-    first, second = (grouped.transpose(part, ones, x.shape) for part in arrived)
-    passed = GradientMoments.of(first, second).narrow
-    mean, second = passed.mean * scale, passed.variance
-    positions = tuple(range(1, x.mean.ndim))
-    scale2 = np.mean(scale**2, positions)
-    variance = np.maximum(second - mean**2, 0.0)
-    lags = _spread_over_windows(x, dy, kernel, geometry) * scale2.reshape(-1, *[1] * len(kernel))
-    lags = lags.with_lag0(variance.mean(positions))
-    back = GradientMoments.of(mean, variance, lags=lags).repeated(x.shape)
-    return [Seed(replace(back, cancelled=dy.cancelled * size**2 * scale2), values, root)]
-
-
-def _window(site: Site) -> tuple[Moments, tuple[int, ...], Geometry]:
-    kernel: tuple[int, ...] = tuple(site.attribute("kernel_shape", ()))
-    return site.x, kernel, Geometry.of(site, kernel, 1)
-
-
-def _depthwise(geometry: Geometry, x: Moments) -> Geometry:
-    return replace(geometry, groups=x.shape[0])
-
-
-def _values(x: Moments) -> Array:
-    """The input as a function of its latent, or of itself, `[NODES, C, *positions]`."""
-    if x.curve is not None:
-        return x.curve.values
-    x = x.narrow
-    return np.asarray(x.mean + np.sqrt(x.variance) * NODES.reshape(-1, *[1] * x.mean.ndim))
-
-
-def _probability_of_largest(values: Array, size: int) -> Array:
-    """P of each value, of the shape of `values`."""
-    channels, positions = values.shape[1], int(np.prod(values.shape[2:]))
-    own = np.moveaxis(values, 1, 0).reshape(channels, -1)
-    weights = np.repeat(WEIGHTS / positions, positions)
-    result = np.empty(own.shape)
-    for block in blocks_of(channels, own.size):
-        result[block] = _rank(own[block], weights)
-    result = np.clip(result, 0.0, 1.0) ** (size - 1)
-    return np.moveaxis(result.reshape(channels, *values.shape[:1], *values.shape[2:]), 0, 1)
-
-
-def _rank(rows: Array, weights: Array) -> Array:
-    """The weight of what is below each number of its row. Of equal ones the middle: an atom is beaten by half of itself."""
-    order = np.argsort(rows, 1, kind="stable")
-    ordered = np.take_along_axis(rows, order, 1)
-    places = np.arange(rows.shape[1] + 1)
-    edge = np.ones((len(rows), len(places)), bool)
-    edge[:, 1:-1] = ordered[:, 1:] != ordered[:, :-1]
-    left = np.maximum.accumulate(np.where(edge, places, 0), 1)[:, :-1]
-    right = np.minimum.accumulate(np.where(edge, places, len(places))[:, ::-1], 1)[:, -2::-1]
-    below = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(weights[order], 1)], 1)
-    result = np.empty(rows.shape)
-    middle = 0.5 * (np.take_along_axis(below, left, 1) + np.take_along_axis(below, right, 1))
-    np.put_along_axis(result, order, middle, 1)
-    return result
-
-
-def _largest(x: Moments, kernel: tuple[int, ...], geometry: Geometry) -> Array:
-    """Draws of each window's largest value, `[draws, C, *positions]`."""
-    values = _values(x)
-    shared = values.shape[2:] != x.shape[1:]
-    taps = [values] * int(np.prod(kernel)) if shared else _taps(values, kernel, geometry)
-    draws = int(max(64, min(_DRAWS, _MAX_NUMBERS // taps[0][0].size)))
-    xi = _latent_draws(x, kernel, draws)
-    return np.asarray(np.max([_read(tap, xi[:, index]) for index, tap in enumerate(taps)], axis=0))
-
-
-def _taps(values: Array, kernel: tuple[int, ...], geometry: Geometry) -> list[Array]:
-    """The curves at each place of a window, `[NODES, C, *windows]`; padding is never the largest."""
-    nodes, channels = values.shape[:2]
-    flat = values.reshape(nodes * channels, *values.shape[2:])
-    padded = np.pad(flat, ((0, 0), *geometry.pads), constant_values=-np.inf)
-    windows = replace(geometry, pads=((0, 0),) * len(kernel)).windows(padded)
-    by_place = windows.reshape(len(flat), -1, *windows.shape[-len(kernel) :])
-    shape = (nodes, channels, *windows.shape[-len(kernel) :])
-    return [by_place[:, place].reshape(shape) for place in range(by_place.shape[1])]
-
-
-def _latent_draws(x: Moments, kernel: tuple[int, ...], draws: int) -> Array:
-    """Fixed antithetic draws of the standardised latents of a window, `[C, places of the window, draws]`."""
-    rho = x.known_lags.correlation() if x.curve is None else x.curve.rho
-    assert isinstance(rho, Autocovariance)
-    lengths = rho.near.shape[1:]
-    taps = list(itertools.product(*(range(k) for k in kernel)))
-    lags = [[tuple((a - b) % n for a, b, n in zip(p, q, lengths, strict=True)) for q in taps] for p in taps]
-    by_lag = np.moveaxis(rho.near, 0, -1)
-    matrix = np.stack([np.stack([by_lag[lag] for lag in row], -1) for row in lags], -2)
-    values, vectors = np.linalg.eigh(matrix)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-    half = np.random.default_rng(0).standard_normal((len(taps), draws // 2))
-    return np.asarray(root @ np.concatenate([half, -half], 1))
-
-
-def _read(curve: Array, xi: Array) -> Array:
-    """Linear interpolation of curves `[NODES, C, *windows]` at draws `[C, draws]`: `[draws, C, *windows]`."""
-    step = NODES[1] - NODES[0]
-    place = np.clip((xi.T - NODES[0]) / step, 0.0, len(NODES) - 1.001)
-    place = place.reshape(*place.shape, *[1] * (curve.ndim - 2))
-    low = place.astype(int)
-    part = place - low
-    below, above = np.take_along_axis(curve, low, 0), np.take_along_axis(curve, low + 1, 0)
-    return np.where(
-        np.isneginf(below), -np.inf, below + part * (np.where(np.isneginf(above), 0.0, above) - below)
-    )
-
-
-def _pooled_lags(
-    x: Moments, kernel: tuple[int, ...], geometry: Geometry, lengths: tuple[int, ...]
-) -> Autocovariance:
-    """Correlation of two windows' maxima, taken as that of their means; its scale means nothing."""
-    rho, ones = x.known_lags.correlation(), np.ones((x.shape[0], 1, *kernel))
-    return strided(through_taps(rho, ones, geometry.dilations, x.shape[0]), geometry.strides, lengths)
-
-
-def _spread_over_windows(
-    x: Moments, dy: GradientMoments, kernel: tuple[int, ...], geometry: Geometry
-) -> Autocovariance:
-    """Autocovariance of what the positions of different windows receive; within a window the mean product is 0."""
-    mean, ones = dy.narrow.mean, np.ones((x.shape[0], 1, *kernel))
-    between = dy.known_lags.with_lag0(-np.mean(mean**2, tuple(range(1, mean.ndim))))
-    apart = spread(between, geometry.strides, x.shape[1:])
-    return through_taps(apart, ones, geometry.dilations, x.shape[0])

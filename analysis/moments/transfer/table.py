@@ -15,6 +15,7 @@ from . import (
     einsum,
     embedding,
     linear,
+    max_pool,
     normalization,
     pooling,
     recurrent,
@@ -63,7 +64,7 @@ TABLE: Mapping[str, Transfer] = {
     "Where": Transfer(normalization.mask_forward, normalization.mask_backward),
     # pooling
     "AveragePool": Transfer(pooling.average_forward, pooling.average_backward),
-    "MaxPool": Transfer(pooling.max_pool_forward, pooling.max_pool_backward),
+    "MaxPool": Transfer(max_pool.forward, max_pool.backward),
     "GlobalAveragePool": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
     "ReduceMean": Transfer(pooling.mean_forward, pooling.mean_backward),
 }
