@@ -31,7 +31,7 @@ _PER_PAIR = 500
 _MAX_PAIRS_IN_ALL = 32_000_000
 """Pairs of features of all layers together."""
 
-_PER_TENSOR, _PER_NUMBER, _PER_WEIGHT = 5e-4, 3e-7, 2e-8
+_PER_TENSOR, _PER_NUMBER, _PER_WEIGHT = 1e-3, 3e-7, 2e-8
 """Seconds for each tensor, for each moment or draw of those that depend on the example, and for each element of the others."""
 
 
@@ -71,7 +71,7 @@ def propagation_seconds(
     costs += [_cost_of_all_steps(node) for node in all_steps]
     carried = sum(cost.seconds for cost in costs if cost is not None)
     moments = [value for value in values.values() if isinstance(value, Moments)]
-    numbers = sum(m.mean.size + (0 if m.drawn is None else math.prod(m.drawn.shape)) for m in moments)
+    numbers = sum(m.narrow.mean.size + (0 if m.drawn is None else math.prod(m.drawn.shape)) for m in moments)
     weights = sum(value.size for value in values.values() if isinstance(value, np.ndarray))
     return _PER_TENSOR * len(values) + _PER_NUMBER * numbers + _PER_WEIGHT * weights + carried
 

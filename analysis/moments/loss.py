@@ -71,9 +71,11 @@ def _cross_entropy(
 ) -> Head:
     f = _frequencies(output.shape[0], given, weight)
     target = (1.0 - label_smoothing) * f + label_smoothing / len(f)
-    spread = np.full(len(f), label_smoothing / len(f))
-    cross = (1.0 - label_smoothing) * np.outer(f, spread)
-    square = (1.0 - label_smoothing) ** 2 * np.diag(f) + cross + cross.T + np.outer(spread, spread)
+    square = np.diag((1.0 - label_smoothing) ** 2 * f)
+    if label_smoothing:
+        spread = np.full(len(f), label_smoothing / len(f))
+        cross = (1.0 - label_smoothing) * np.outer(f, spread)
+        square += cross + cross.T + np.outer(spread, spread)
     if output.mean.ndim > 1:
         return _per_position(output, target, square)
     return _of_logits(output, target, square)
@@ -81,13 +83,17 @@ def _cross_entropy(
 
 def _of_logits(output: Moments, target: Array, target_square: Array) -> Head:
     """From E[t] and E[t t'] of the labels t as probabilities."""
-    z = _draws(output)
-    p = np.exp(z - z.max(1, keepdims=True))
+    p = _draws(output)
+    p -= p.max(1, keepdims=True)
+    p = np.exp(p, out=p)
     p /= p.sum(1, keepdims=True)
     mean = p.mean(0)
-    cross = np.outer(mean, target)
-    square = p.T @ p / len(p)
-    return mean - target, square - cross - cross.T + target_square, np.diag(mean) - square
+    square = p.T @ p
+    square /= len(p)
+    second = square + target_square
+    for cross in ((mean, target), (target, mean)):
+        second -= np.outer(*cross)
+    return mean - target, second, np.diag(mean) - square
 
 
 def _frequencies(classes: int, given: Array | None, weight: Sequence[float] = ()) -> Array:
@@ -231,13 +237,15 @@ def _draws(output: Moments) -> Array:
     """Fixed antithetic draws of the output, `[draws, elements]`."""
     n = output.mean.size
     count = int(max(64, min(_DRAWS, _MAX_NUMBERS // n))) // 2
-    xi = _standard_normal(count, n)
+    xi, z = _standard_normal(count, n), np.empty((2 * count, n))
     if output.covariance is not None and output.mean.ndim == 1:
         values, vectors = np.linalg.eigh(output.covariance)
-        z = (xi * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+        np.matmul(xi, (vectors * np.sqrt(np.maximum(values, 0.0))).T, out=z[:count])
     else:
-        z = xi * np.sqrt(output.variance.reshape(-1))
-    return np.asarray(output.mean.reshape(-1) + np.concatenate([z, -z]))
+        np.multiply(xi, np.sqrt(output.variance.reshape(-1)), out=z[:count])
+    np.negative(z[:count], out=z[count:])
+    z += output.mean.reshape(-1)
+    return z
 
 
 @lru_cache(maxsize=2)

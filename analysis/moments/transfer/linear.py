@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from .. import norm_spread
-from ..blocks import product
+from ..blocks import blocks_of, product, times
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
@@ -111,23 +111,30 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     deviation = np.sqrt(site.y.variance)
     curvature = np.divide(dy.tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
 
-    def rows(part: slice) -> ParameterGradient:
-        mean = np.outer(x.mean[part], dy.mean)
-        variance = np.outer(x.variance[part], dy.second) + np.outer(x.mean[part] ** 2, dy.total)
+    def mean(part: slice) -> Array:
         if dy.hessian is None:
             # Its diagonal alone, as it is where there are too many features for a matrix.
-            return ParameterGradient(mean + weight[part] * np.outer(x.variance[part], curvature), variance)
-        spread = (
-            x.variance[part, None] * weight[part] if x.covariance is None else x.covariance[part] @ weight
-        )
-        return ParameterGradient(mean + spread @ dy.hessian.T, variance)
+            moved = weight[part] * np.outer(x.variance[part], curvature)
+        elif x.covariance is None:
+            moved = x.variance[part, None] * times(weight[part], dy.hessian.T)
+        else:
+            moved = x.covariance[part] @ weight @ dy.hessian.T
+        moved += np.outer(x.mean[part], dy.mean)
+        return np.asarray(moved)
+
+    def rows(part: slice) -> ParameterGradient:
+        variance = np.outer(x.variance[part], dy.second) + np.outer(x.mean[part] ** 2, dy.total)
+        return ParameterGradient(mean(part), variance)
 
     def sums() -> tuple[float, float]:
-        variances = np.sum(x.variance) * np.sum(dy.second) + np.sum(x.mean**2) * np.sum(dy.total)
+        variances = float(np.sum(x.variance) * np.sum(dy.second) + np.sum(x.mean**2) * np.sum(dy.total))
+        if dy.hessian is not None:
+            parts = (mean(part).reshape(-1) for part in blocks_of(len(weight), weight.size))
+            return float(sum(part @ part for part in parts)), variances
         means = np.sum(x.mean**2) * np.sum(dy.mean**2)
         if np.any(curvature):
             means += 2.0 * product(x.mean * x.variance, weight) @ (dy.mean * curvature)
             means += product(x.variance**2, weight, square=True) @ curvature**2
-        return float(means), float(variances)
+        return float(means), variances
 
-    return GradientByRows(weight.shape, rows, sums if dy.hessian is None else None)
+    return GradientByRows(weight.shape, rows, sums)
