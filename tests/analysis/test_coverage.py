@@ -110,6 +110,22 @@ def test_upsampling_against_measured_gradients(
     assert_close(graph, (3, 4, 4), 1.5)
 
 
+def test_an_upsampled_image_before_batch_normalisation(text_graph: Callable[..., GradientGraph]) -> None:
+    """Neighbours receive alike within an example, and over a batch nothing in common: `d` gets what the border leaves out."""
+    body = """
+        h = Conv<pads=[1,1,1,1]>(x, a, d) t = Resize<mode="nearest">(h, , scales) s = Conv<pads=[1,1,1,1]>(t, w)
+        n = BatchNormalization(s, one, zero, zero, one) r = Relu(n) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, b)
+    """
+    given = {
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "one": np.ones(8, np.float32),
+        "zero": np.zeros(8, np.float32),
+    }
+    shapes = {"a": (8, 3, 3, 3), "d": (8,), "w": (8, 8, 3, 3), "b": (8, 10)}
+    graph = text_graph(body, x="float[batch,3,5,5]", given=given, loss="cross-entropy", **shapes)
+    assert_close(graph, (3, 5, 5), 1.35)
+
+
 def test_another_resizing_is_passed_with_a_note(text_graph: Callable[..., GradientGraph]) -> None:
     body = 't = Resize<mode="cubic">(x, , scales) f = Flatten(t) y = MatMul(f, b)'
     graph = text_graph(

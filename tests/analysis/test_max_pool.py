@@ -10,9 +10,6 @@ import torch
 from torch import nn
 
 from gradfuse.analysis.moments import Assumptions, propagate
-from gradfuse.analysis.moments.autocovariance import Autocovariance
-from gradfuse.analysis.moments.state import GradientMoments
-from gradfuse.analysis.moments.transfer.convolution import Geometry, adjoint
 from gradfuse.analysis.moments.transfer.max_pool import _independent
 
 from .analysis_networks import gradient_graph, measured_rms
@@ -51,31 +48,3 @@ def test_gaussians_that_share_half_of_their_variance(size: int) -> None:
     """All of them lie below their mean with probability 1 / (size + 1): the one that they share is then the largest of all."""
     correlation = np.stack([np.eye(size), 0.5 + 0.5 * np.eye(size)])
     np.testing.assert_allclose(_independent(correlation), [size, np.log2(size + 1)], rtol=2e-3)
-
-
-def test_a_sum_over_positions_misses_what_lies_beyond_the_border() -> None:
-    geometry = Geometry((2, 1), (1, 1), ((1, 1), (0, 1)), 1, (3, 2))
-    rng, shape = np.random.default_rng(0), (2, 7, 5)
-    weight, lengths = rng.standard_normal((3, 2, 3, 2)), geometry.lengths((7, 5))
-    count = math.prod(lengths)
-    variance, common = np.array([1.0, 2.0, 0.5]), np.array([0.2, 0.0, 0.7])
-    lags = Autocovariance.white(variance - common, lengths) + Autocovariance.constant(common, lengths)
-    cancelled = count * lags.total()  # of a batch the sum over positions is 0
-    dy = GradientMoments(
-        np.zeros((3, *lengths)),
-        np.broadcast_to(variance.reshape(-1, 1, 1), (3, *lengths)).copy(),
-        None,
-        cancelled,
-        np.zeros((3, *lengths)),
-        lags=lags,
-    )
-    taken = np.stack(
-        [
-            geometry.transpose(np.eye(3 * count)[index].reshape(3, *lengths), weight, shape).sum((1, 2))
-            for index in range(3 * count)
-        ]
-    ).reshape(3, count, 2)
-    each_one = np.eye(count) * (variance - common)[:, None, None] + common[:, None, None]
-    left = each_one - (cancelled / count**2)[:, None, None]
-    expected = np.einsum("opi,opq,oqi->i", taken, left, taken)
-    np.testing.assert_allclose(adjoint(shape, dy, weight, geometry).total, expected, rtol=1e-6)

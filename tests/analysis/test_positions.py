@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,9 @@ from gradfuse.analysis.moments import Assumptions, autocovariance, propagate
 from gradfuse.analysis.moments.autocovariance import Autocovariance
 from gradfuse.analysis.moments.blocks import each
 from gradfuse.analysis.moments.quadrature import Array
+from gradfuse.analysis.moments.state import GradientMoments
 from gradfuse.analysis.moments.transfer import convolution, taps
-from gradfuse.analysis.moments.transfer.convolution import Geometry
+from gradfuse.analysis.moments.transfer.convolution import Geometry, adjoint, gathered
 from gradfuse.analysis.moments.transfer.taps import spread, strided, through_taps
 
 from .conftest import TextGraph
@@ -142,3 +145,27 @@ def test_a_function_of_what_repeats_is_worked_out_once() -> None:
 
     result = each(double, np.broadcast_to(np.ones((3, 1, 1)), (3, 5, 7)))
     assert (sizes, result.shape, result.max()) == ([3], (3, 5, 7), 2.0)
+
+
+@pytest.mark.parametrize("is_gathered", [False, True])
+def test_a_sum_over_positions_misses_what_lies_beyond_the_border(is_gathered: bool) -> None:
+    """Of dy, whose sum over a batch and its positions a normalisation has made 0: then that is all of the sum."""
+    geometry = Geometry((2, 1), (1, 1), ((1, 1), (0, 1)), 1, (3, 2))
+    rng, wide = np.random.default_rng(0), (7, 5)
+    weight, narrow = rng.standard_normal((3, 2, 3, 2)), geometry.lengths((7, 5))
+    channels, lengths = (2, wide) if is_gathered else (3, narrow)
+    count = math.prod(lengths)
+    variance, common = np.array([1.0, 2.0, 0.5])[:channels], np.array([0.2, 0.0, 0.7])[:channels]
+    lags = Autocovariance.white(variance - common, lengths) + Autocovariance.constant(common, lengths)
+    none, spread_out = np.zeros((channels, *lengths)), variance.reshape(-1, 1, 1) + np.zeros(lengths)
+    dy = GradientMoments(none, spread_out, None, count * lags.total(), none, lags=lags)
+    each_one = np.eye(channels * count).reshape(-1, channels, *lengths)
+    if is_gathered:
+        found, taken = gathered(dy, weight, geometry), [geometry.convolve(one, weight) for one in each_one]
+    else:
+        found = adjoint((2, *wide), dy, weight, geometry)
+        taken = [geometry.transpose(one, weight, (2, *wide)) for one in each_one]
+    sums = np.stack([one.sum((1, 2)) for one in taken]).reshape(channels, count, -1)
+    left = np.eye(count) - 1.0 / count
+    expected = np.einsum("o,opi,pq,oqi->i", variance - common, sums, left, sums)
+    np.testing.assert_allclose(found.total, expected, rtol=1e-6)

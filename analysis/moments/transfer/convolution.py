@@ -39,6 +39,7 @@ __all__ = [
     "backward",
     "convolved",
     "forward",
+    "gathered",
     "weight_gradient",
 ]
 
@@ -78,12 +79,21 @@ class Geometry:
 
     def inside(self, lengths: tuple[int, ...], outputs: tuple[int, ...]) -> list[Array]:
         """For each axis, 1 where a tap of an output reads inside the image and 0 where it does not, `[taps, outputs]`."""
-        parts = []
-        for axis, (n, m) in enumerate(zip(lengths, outputs, strict=True)):
-            taps = np.arange(self.kernel[axis])[:, None] * self.dilations[axis] - self.pads[axis][0]
-            read = taps + np.arange(m) * self.strides[axis]
-            parts.append(((read >= 0) & (read < n)).astype(np.float64))
-        return parts
+        reads = zip(self._reads(outputs), lengths, strict=True)
+        return [((read >= 0) & (read < n)).astype(np.float64) for read, n in reads]
+
+    def reached(self, lengths: tuple[int, ...], outputs: tuple[int, ...]) -> list[Array]:
+        """For each axis, 1 where a tap of some output reads a position, `[taps, positions]`."""
+        reads = zip(self._reads(outputs), lengths, strict=True)
+        return [(read[:, :, None] == np.arange(n)).any(1).astype(np.float64) for read, n in reads]
+
+    def _reads(self, outputs: tuple[int, ...]) -> list[Array]:
+        """For each axis, the position that a tap of an output reads, `[taps, outputs]`."""
+        axes = zip(self.kernel, self.dilations, self.pads, self.strides, outputs, strict=True)
+        return [
+            np.arange(taps)[:, None] * dilation - pads[0] + np.arange(m) * stride
+            for taps, dilation, pads, stride, m in axes
+        ]
 
     def lengths(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
         """Output positions of each axis."""
@@ -272,15 +282,32 @@ def _total(shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry:
     groups = geometry.groups
     if np.prod(geometry.kernel) == 1 and not np.any(geometry.pads):
         return per_group(turned(summed(weight) ** 2, groups), dy.total, groups)
-    inside = geometry.inside(shape[1:], dy.mean.shape[1:])
-    common = functools.reduce(np.kron, [taps @ taps.T for taps in inside])
-    counts = functools.reduce(np.kron, [taps.sum(1) for taps in inside])
-    k = dy.known_lags
-    far = k.far.reshape(-1)
-    near, far = k.total() - k.count * far, far - dy.cancelled / k.count**2
+    near, far, counts, common = _near_and_far(dy, geometry.inside(shape[1:], dy.mean.shape[1:]))
     total = per_group(turned(_form(weight, common), groups), near, groups)
     total += per_group(turned(summed(weight, counts) ** 2, groups), far, groups)
     return np.maximum(total, 0.0)
+
+
+def gathered(dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
+    """What a transposed convolution's input receives, the convolution of dy, and the sum of it over positions as above."""
+    dx = convolved(Moments(dy.mean, dy.variance, lags=dy.known_lags), weight, geometry)
+    near, far, counts, common = _near_and_far(dy, geometry.reached(dy.mean.shape[1:], dx.shape[1:]))
+    total = per_group(_form(weight, common), near, geometry.groups)
+    total += per_group(summed(weight, counts) ** 2, far, geometry.groups)
+    lags = dx.known_lags
+    cancelled = lags.count * lags.total() - np.maximum(total, 0.0)
+    return replace(GradientMoments.of(dx.mean, dx.variance, lags=lags), cancelled=cancelled)
+
+
+def _near_and_far(dy: GradientMoments, used: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
+    """By channel, near and far covariance over a batch; how many positions a tap uses, and how many two taps have in common.
+
+    `used` is for each axis 1 where a tap uses a position of dy, `[taps, positions]`.
+    """
+    k, far = dy.known_lags, dy.known_lags.far.reshape(-1)
+    counts = functools.reduce(np.kron, [taps.sum(1) for taps in used])
+    common = functools.reduce(np.kron, [taps @ taps.T for taps in used])
+    return k.total() - k.count * far, far - dy.cancelled / k.count**2, counts, common
 
 
 def _form(weight: Array, matrix: Array) -> Array:

@@ -18,7 +18,7 @@ from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site, example_shape
 from ..state import GradientMoments, Moments, ParameterGradient
-from .convolution import Geometry, adjoint, convolved, weight_gradient
+from .convolution import Geometry, adjoint, gathered, weight_gradient
 
 __all__ = ["backward", "forward", "resize_backward", "resize_forward"]
 
@@ -41,7 +41,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     positions = tuple(range(1, dy.mean.ndim))
     dbias = ParameterGradient(dy.mean.sum(positions), dy.total) if site.is_static(2) else None
     dweight = weight_gradient(_as_value(dy), site.x, _as_gradient(site.x), weight, geometry)
-    return _received(dy, weight, geometry), dweight, dbias
+    return gathered(dy, weight, geometry), dweight, dbias
 
 
 def resize_forward(site: Site) -> Sequence[Moments]:
@@ -56,18 +56,13 @@ def resize_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> 
     """Each pixel receives the sum over those that it gave to."""
     dy = gradients[0]
     assert dy is not None
-    return [_received(dy, *_upsampling(site))]
+    return [gathered(dy, *_upsampling(site))]
 
 
 def _given(site: Site, weight: Array, geometry: Geometry) -> Moments:
     lengths = example_shape(site.node.outputs[0])[1:]
     y = adjoint((weight.shape[1] * geometry.groups, *lengths), _as_gradient(site.x), weight, geometry)
     return Moments(y.mean, y.variance, lags=y.lags)
-
-
-def _received(dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
-    dx = convolved(_as_value(dy), weight, geometry)
-    return GradientMoments.of(dx.mean, dx.variance, lags=dx.lags)
 
 
 def _as_gradient(x: Moments) -> GradientMoments:
