@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from .autocovariance import torus
 from .site import Operand
 from .state import COVARIANCE_LIMIT, Moments
 from .transfer.recurrent.cells import CELLS
@@ -27,6 +28,12 @@ _RATE = 2e10
 
 _PER_PAIR = 500
 """Operations for each pair of features of an activation, forward and backward."""
+
+_PER_PAIR_AND_LAG = 8_000
+"""The same for each pair of channels at each lag: memory, not the processor, sets the pace."""
+
+_COPIES = 3
+"""Arrays of pairs and lags that a layer keeps from the forward pass."""
 
 _MAX_PAIRS_IN_ALL = 32_000_000
 """Pairs of features of all layers together."""
@@ -87,6 +94,8 @@ def _cost(node: ir.Node) -> _Cost | None:
         return None
     if node.op_type in CELLS:
         return _cost_of_recurrent(node)
+    if node.op_type == "Conv":
+        return _cost_of_convolution(node)
     return None if (sizes := _features(node)) is None else _cost_of_dense(*sizes)
 
 
@@ -94,6 +103,20 @@ def _cost_of_dense(n: int, m: int) -> _Cost:
     carried = [min(size, COVARIANCE_LIMIT) for size in (n, m)]
     operations = 6.0 * carried[0] * carried[1] * sum(carried) + _PER_PAIR * carried[1] ** 2
     return _Cost(operations / _RATE, sum(size**2 for size in (n, m) if size <= COVARIANCE_LIMIT))
+
+
+def _cost_of_convolution(node: ir.Node) -> _Cost | None:
+    """At every frequency W K W^H of complex numbers, four operations each, thrice as of dense layers; pairs at every lag."""
+    image, kernel = (None if value is None else value.shape for value in node.inputs[:2])
+    if image is None or kernel is None:
+        return None
+    sizes = [size for size in (kernel[0], *image[1:]) if isinstance(size, int)]
+    if len(sizes) < len(image):
+        return None
+    m, n, *lengths = sizes
+    lags = math.prod(torus(tuple(lengths)))
+    operations = lags * (12.0 * n * m * (n + m) + _PER_PAIR_AND_LAG * m**2)
+    return _Cost(operations / _RATE, _COPIES * lags * m**2)
 
 
 def _cost_of_recurrent(node: ir.Node) -> _Cost | None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import norm_spread
+from . import channel_curves, norm_spread
 from .autocovariance import Autocovariance
+from .channel_covariance import ChannelCovariance, mean_products
 from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
 from .picks import Picks
 from .quadrature import NODES, Array, expectation
@@ -69,10 +70,12 @@ def as_latent(name: str, moments: Moments) -> Moments:
     return replace(moments, curve=Curve(name, values, _rho(moments)))
 
 
-def _rho(moments: Moments) -> Array | Autocovariance | None:
+def _rho(moments: Moments) -> Array | Autocovariance | ChannelCovariance | None:
     if moments.tokens is not None:
         return None
-    return correlation(moments) if moments.mean.ndim < 2 else moments.known_lags.correlation()
+    if moments.mean.ndim < 2:
+        return correlation(moments)
+    return (moments.known_lags if moments.channels is None else moments.channels).correlation()
 
 
 def _of_tokens(moments: Moments, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -101,8 +104,11 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
     with np.errstate(all="ignore"):
         mean = expectation(curve.values)
         variance = expectation((curve.values - mean) ** 2)
-        rho, covariance, lags = curve.rho, None, None
-        if isinstance(rho, Autocovariance):
+        rho, covariance, lags, channels = curve.rho, None, None, None
+        if isinstance(rho, ChannelCovariance):
+            channels = channel_curves.second_moments(curve.values, rho) - mean_products(mean, mean)
+            lags = channels.lags
+        elif isinstance(rho, Autocovariance):
             lags = second_moments(curve.values, rho) - pairs(mean)
         elif rho is not None and np.all(np.isfinite(variance)):
             covariance = second_moments(curve.values, rho) - pairs(mean)
@@ -112,7 +118,9 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
     if latent.tokens is not None:
         tokens = function_tokens(curve.values, variance, latent.tokens)
     spread = norm_spread.of_function(curve.values, latent)
-    return Moments(mean, variance, covariance, curve, tokens=tokens, norm_spread=spread, lags=lags)
+    return Moments(
+        mean, variance, covariance, curve, tokens=tokens, norm_spread=spread, lags=lags, channels=channels
+    )
 
 
 def through(seed: Seed, latent: Moments) -> GradientMoments:
@@ -158,16 +166,34 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         end = _standardised(seed.end)
         mean = mean + gradient.tilt * expectation(slope * end)
         tilt = tilt + gradient.tilt * expectation(slope * end * xi)
+    channels = hessian = None
+    if latent.channels is not None:
+        mean, tilt, channels, hessian = _through_channels(seed, latent, leaning)
     skew = _positions_mean(gradient.second * expectation(slope**2 * leaning * xi))
     variance = np.maximum(gradient.second * expectation(slope**2 * leaning) - mean**2, 0.0)
     lags = _products(gradient, slope, leaning, latent) - pairs(mean)
+    if channels is not None:
+        own = channels.lags.with_lag0(lags.lag0)
+        lags, channels = own, channels.with_lags(own)
     tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - pairs(tilt)).total()
     tilted = np.maximum(tilted - gradient.cancelled * _per_channel(b1**2), 0.0)
     cancelled = gradient.cancelled * _per_channel(expectation(slope * leaning) ** 2)
     if seed.picks is not None:
         cancelled = lags.count * lags.total() - seed.picks.total(slope)
         tilted = seed.picks.total(slope * xi)
-    back = GradientMoments(mean, variance, None, cancelled, tilt, tilted, None, skew, lags=lags)
+    back = GradientMoments(
+        mean,
+        variance,
+        None,
+        cancelled,
+        tilt,
+        tilted,
+        None,
+        skew,
+        lags=lags,
+        channels=channels,
+        channel_hessian=hessian,
+    )
     return back.repeated(latent.shape)
 
 
@@ -198,6 +224,25 @@ def _standardised(curve: Array) -> Array:
 
 def _positions_mean(elements: Array) -> Array:
     return np.asarray(elements.mean(tuple(range(1, elements.ndim)), keepdims=True))
+
+
+def _through_channels(
+    seed: Seed, latent: Moments, leaning: Array
+) -> tuple[Array, Array, ChannelCovariance, ChannelCovariance]:
+    """Mean, tilt, covariance and hessian where channels are known; as `_through_dense`, lag by lag."""
+    gradient, xi = seed.gradient.narrow, broadcast_nodes(latent.mean.ndim)
+    rho, deviation = latent.known_channels.correlation(), np.sqrt(_per_channel(latent.variance))
+    slope = channel_curves.Slope(seed.slope, seed.end, rho, deviation)
+    mean, tilt = gradient.mean * expectation(seed.slope), gradient.mean * expectation(seed.slope * xi)
+    column, bent = (-1, *[1] * (mean.ndim - 1)), _per_channel(tilt)
+    if gradient.channel_hessian is not None:
+        mean = mean + slope.moved_mean(gradient.channel_hessian).reshape(column)
+    hessian = slope.hessian(gradient.channel_hessian, bent)
+    leaned = (hessian * rho).total() @ deviation
+    slopes = slope.moments if leaning.size == 1 else channel_curves.second_moments(seed.slope * leaning, rho)
+    raw = gradient.known_channels + mean_products(gradient.mean, gradient.mean)
+    channels = raw * slopes - mean_products(mean, mean)
+    return mean, tilt + (leaned - bent).reshape(column), channels, hessian
 
 
 def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:

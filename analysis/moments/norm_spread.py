@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .autocovariance import Autocovariance
 from .quadrature import NODES, TERMS, Array, expectation, hermite_coefficients
 from .state import Moments
 from .tokens import as_rows, diagonal
@@ -72,7 +71,7 @@ def _sum(elements: Array, x: Moments) -> float:
     return float(np.sum(elements)) * x.mean.size / elements.size
 
 
-def _variance(coefficients: Array, rho: Array | Autocovariance | None) -> float:
+def _variance(coefficients: Array, rho: object) -> float:
     """Of a sum of functions of normal features, `[orders, F]` coefficients."""
     if not isinstance(rho, np.ndarray) or rho.ndim == 1:
         return float(np.sum(coefficients[1:] ** 2))

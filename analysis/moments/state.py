@@ -3,7 +3,7 @@
 A tensor `[batch, *elements]` is described by one example's elements. Its elements are `[C]` (dense) or `[C, *positions]`.
 
 Of dense tensors the covariance is the matrix `[C, C]`; of tensors with positions the autocovariance of each channel is known,
-channels taken as uncorrelated. None stands for uncorrelated elements. Sequences carry `tokens`.
+and, within the budget, that of each pair of channels. None stands for uncorrelated elements. Sequences carry `tokens`.
 
 Where the positions of an image are alike, its arrays are views that repeat one number (`blocks`).
 """
@@ -19,6 +19,8 @@ import numpy as np
 
 from .autocovariance import Autocovariance
 from .blocks import blocks_of, each, one_of, repeats
+from .channel_covariance import ChannelCovariance
+from .flattened import Flattened, Projected
 from .quadrature import Array
 from .steps import Steps
 from .tokens import TokenCorrelation, TokenResponse, of_sum
@@ -51,12 +53,13 @@ class Curve:
         latent: Name of the latent tensor, each element N(mean, variance).
         values: The function at the quadrature nodes of the latent, `[NODES, *elements]`, or with positions of length 1 where
             they share one function.
-        rho: Correlation of the latent's elements, `[C, C]` or by lags; None where they are uncorrelated.
+        rho: Correlation of the latent's elements, `[C, C]` or by lags, of each channel or of each pair; None where they are
+            uncorrelated.
     """
 
     latent: str
     values: Array
-    rho: Array | Autocovariance | None
+    rho: Array | Autocovariance | ChannelCovariance | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ class Moments:
         norm_spread: Relative variance of the squared norm of one token's features, where a normalisation before has fixed it
             (`norm_spread`); None where the moments say it.
         skewness: E[(x - mean)^3] / variance^1.5 of each channel, `[C, 1, ...]`, of a tensor without a curve; None counts as 0.
+        channels: Covariance between the channels of a tensor with positions, whose `lags` are then those of each channel;
+            None where they are taken as uncorrelated.
+        flattened: The same of a tensor whose positions lie in one row.
     """
 
     mean: Array
@@ -118,6 +124,8 @@ class Moments:
     norm_spread: float | None = None
     lags: Autocovariance | None = None
     skewness: Array | None = None
+    channels: ChannelCovariance | None = None
+    flattened: Flattened | None = None
 
     @property
     def second(self) -> Array:
@@ -138,6 +146,11 @@ class Moments:
     def known_lags(self) -> Autocovariance:
         """The autocovariance of a tensor with positions, with uncorrelated ones written out."""
         return _white(self.variance) if self.lags is None else self.lags
+
+    @property
+    def known_channels(self) -> ChannelCovariance:
+        """The covariance between the channels of a tensor with positions, with uncorrelated ones written out."""
+        return ChannelCovariance.of_lags(self.known_lags) if self.channels is None else self.channels
 
     @property
     def narrow(self) -> Moments:
@@ -186,6 +199,10 @@ class GradientMoments:
         drawn: Draws of it that belong to those of the value, on the way back from where values were drawn.
         steps: What is known of it as gradients of the states of a sequence.
         lags: As for values.
+        channels: As for values.
+        channel_hessian: E[d gradient_c(p) / d value_d(p + lag)] of a tensor with positions, averaged over the positions p. None
+            counts as 0.
+        projected: It as the product of a weight and a gradient of few elements, where it is known to be one.
     """
 
     mean: Array
@@ -201,6 +218,9 @@ class GradientMoments:
     drawn: GradientDraws | None = None
     steps: Steps | None = None
     lags: Autocovariance | None = None
+    channels: ChannelCovariance | None = None
+    channel_hessian: ChannelCovariance | None = None
+    projected: Projected | None = None
 
     @property
     def second(self) -> Array:
@@ -216,6 +236,11 @@ class GradientMoments:
     def known_lags(self) -> Autocovariance:
         """The autocovariance of a tensor with positions, with uncorrelated ones written out."""
         return _white(self.variance) if self.lags is None else self.lags
+
+    @property
+    def known_channels(self) -> ChannelCovariance:
+        """The covariance between the channels of a tensor with positions, with uncorrelated ones written out."""
+        return ChannelCovariance.of_lags(self.known_lags) if self.channels is None else self.channels
 
     @property
     def narrow(self) -> GradientMoments:
@@ -259,11 +284,23 @@ class GradientMoments:
         tokens: TokenCorrelation | None = None,
         steps: Steps | None = None,
         lags: Autocovariance | None = None,
+        channels: ChannelCovariance | None = None,
+        channel_hessian: ChannelCovariance | None = None,
     ) -> GradientMoments:
         """Moments of independent examples."""
         none, flat = np.zeros(mean.shape[:1]), np.broadcast_to(0.0, mean.shape)
         return cls(
-            mean, variance, covariance, none, flat, None, hessian, None, tokens, None, None, steps, lags
+            mean,
+            variance,
+            covariance,
+            none,
+            flat,
+            hessian=hessian,
+            tokens=tokens,
+            steps=steps,
+            lags=lags if channels is None else channels.lags,
+            channels=channels,
+            channel_hessian=channel_hessian,
         )
 
     def summary(self) -> GradientSummary:
@@ -283,8 +320,12 @@ class GradientMoments:
         lags = None
         if self.lags is not None or other.lags is not None:
             lags = self.known_lags + other.known_lags
+        channels = None
+        if self.channels is not None or other.channels is not None:
+            channels = self.known_channels + other.known_channels
         totals = [t for t in (self.tilted_total, other.tilted_total) if t is not None]
         hessians = [h for h in (self.hessian, other.hessian) if h is not None]
+        by_lags = [h for h in (self.channel_hessian, other.channel_hessian) if h is not None]
         responses = [r for r in (self.response, other.response) if r is not None]
         skews = [s for s in (self.skew, other.skew) if s is not None]
         variance = each(np.add, self.variance, other.variance)
@@ -302,6 +343,8 @@ class GradientMoments:
             None if self.drawn is None or other.drawn is None else self.drawn + other.drawn,
             None if self.steps is None or other.steps is None else self.steps + other.steps,
             lags,
+            channels,
+            functools.reduce(ChannelCovariance.__add__, by_lags) if by_lags else None,
         )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -26,9 +27,11 @@ import numpy as np
 
 from ..autocovariance import Autocovariance
 from ..blocks import blocks_of, each, one_of
+from ..channel_covariance import ChannelCovariance
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
+from .channel_taps import at_taps, channels_through_taps, ungrouped
 from .taps import per_group, spread, strided, summed, through_taps, turned
 
 __all__ = [
@@ -45,6 +48,8 @@ __all__ = [
 
 ALIKE = 5_000
 """Numbers of an output from which its positions are taken as alike: 12 x 12 positions of 34 channels."""
+
+_TINY = float(np.finfo(float).tiny)
 
 Either = TypeVar("Either", Moments, GradientMoments)
 
@@ -178,7 +183,7 @@ def _weighed(weight: Array, shares: Array) -> Array:
 def forward(site: Site) -> Sequence[Moments]:
     """y = W * x + b."""
     weight, geometry = _weight(site)
-    y = convolved(site.x, weight, geometry)
+    y = convolved(site.x, weight, geometry, site.full_covariance)
     if site.is_static(2):
         bias = site.array(2).reshape(-1, *[1] * (y.mean.ndim - 1))
         y = replace(y, mean=each(lambda mean: mean + bias, y.mean))
@@ -191,12 +196,13 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     weight, geometry = _weight(site)
     x, dy = _settled(site.x, site.y.shape), _settled(gradients[0], site.y.shape)
     dbias = ParameterGradient(_summed(dy.mean), dy.total) if site.is_static(2) else None
-    return adjoint(x.shape, dy, weight, geometry), weight_gradient(x, site.y, dy, weight, geometry), dbias
+    dx = adjoint(x.shape, dy, weight, geometry, site.full_covariance)
+    return dx, weight_gradient(x, site.y, dy, weight, geometry), dbias
 
 
 def average_pool_forward(site: Site) -> Sequence[Moments]:
     """A convolution of each channel with equal weights; at a padded border the mean counts the padding."""
-    return [convolved(site.x, *_pool_weight(site))]
+    return [convolved(site.x, *_pool_weight(site), site.x.channels is not None)]
 
 
 def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
@@ -204,7 +210,7 @@ def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None
     assert gradients[0] is not None
     weight, geometry = _pool_weight(site)
     dy = _settled(gradients[0], site.y.shape)
-    return [adjoint(site.x.shape, dy, weight, geometry)]
+    return [adjoint(site.x.shape, dy, weight, geometry, dy.channels is not None)]
 
 
 def _weight(site: Site) -> tuple[Array, Geometry]:
@@ -232,7 +238,8 @@ def _settled(x: Either, output: tuple[int, ...]) -> Either:
     mean = x.mean.mean(positions, keepdims=True)
     variance = (x.variance + (x.mean - mean) ** 2).mean(positions, keepdims=True)
     lags = x.known_lags.scaled_to(variance.reshape(-1))
-    one = replace(x, mean=mean, variance=variance, lags=lags)
+    channels = None if x.channels is None else x.channels.scaled_to(variance.reshape(-1))
+    one = replace(x, mean=mean, variance=variance, lags=lags, channels=channels)
     if isinstance(one, GradientMoments):
         one = replace(one, tilt=one.tilt.mean(positions, keepdims=True))
     return one.repeated(x.mean.shape)
@@ -249,29 +256,72 @@ def _mean(x: Array) -> Array:
     return np.asarray(one_of(x, positions).mean(positions))
 
 
-def convolved(x: Moments, weight: Array, geometry: Geometry) -> Moments:
-    """Moments of W * x."""
+def convolved(x: Moments, weight: Array, geometry: Geometry, full: bool = False) -> Moments:
+    """Moments of W * x, with the covariance between channels where it is asked for."""
     x = _settled(x, (len(weight), *geometry.lengths(x.shape[1:])))
     squares = np.square(weight)
     y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, squares))
-    lags = through_taps(x.known_lags, weight, geometry.dilations, geometry.groups)
-    variance = _corrected(y.variance, lags, x.known_lags, summed(squares), geometry)
-    lags = strided(lags, geometry.strides, variance.shape[1:])
-    return Moments(y.mean, variance, lags=lags.scaled_to(_mean(variance)))
+    lags, channels = _through(x, weight, geometry, full)
+    variance = y.variance
+    if channels is not None or math.prod(geometry.kernel) > 1:  # one tap reads no two positions
+        variance = _corrected(variance, lags, x.known_lags, summed(squares), geometry)
+    lags, average = strided(lags, geometry.strides, variance.shape[1:]), _mean(variance)
+    if channels is not None:
+        kept = strided(channels.pairs, geometry.strides, variance.shape[1:])
+        channels = ChannelCovariance(kept).scaled_to(average)
+    return Moments(y.mean, variance, lags=lags.scaled_to(average), channels=channels)
 
 
 def adjoint(
-    shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry
+    shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry, full: bool = False
 ) -> GradientMoments:
     """Moments of what a convolution's input of this shape receives, or of what a transposed convolution gives."""
     mean, squares = geometry.transpose(dy.mean, weight, shape), np.square(weight)
     variance = geometry.transpose(dy.variance, squares, shape)
-    apart = spread(dy.known_lags, geometry.strides, shape[1:])
-    lags = through_taps(apart, weight, geometry.dilations, geometry.groups, back=True)
-    variance = _corrected(variance, lags, apart, turned(summed(squares), geometry.groups), geometry)
-    lags = lags.scaled_to(_mean(variance))
-    cancelled = lags.count * lags.total() - _total(shape, dy, weight, geometry)
-    return replace(GradientMoments.of(mean, variance, lags=lags), cancelled=cancelled)
+    apart = _spread(dy, geometry, shape[1:], full)
+    lags, channels = _through(apart, weight, geometry, full, back=True)
+    if channels is not None or math.prod(geometry.kernel) > 1:
+        turned_squares = turned(summed(squares), geometry.groups)
+        variance = _corrected(variance, lags, apart.known_lags, turned_squares, geometry)
+    scaled = lags.scaled_to(_mean(variance))
+    total = (
+        _total(shape, dy, weight, geometry)
+        if channels is None
+        else _channels_total(shape, dy, weight, geometry)
+    )
+    back = GradientMoments.of(mean, variance, lags=scaled)
+    back = replace(back, cancelled=scaled.count * scaled.total() - total)
+    return back if channels is None else _with_channels(back, apart, channels, weight, geometry)
+
+
+def _with_channels(
+    back: GradientMoments,
+    apart: GradientMoments,
+    channels: ChannelCovariance,
+    weight: Array,
+    geometry: Geometry,
+) -> GradientMoments:
+    known, hessian = channels.scaled_to(_mean(back.variance)), apart.channel_hessian
+    if hessian is not None:
+        hessian = channels_through_taps(hessian, weight, geometry.dilations, geometry.groups, back=True)
+        hessian = hessian.scaled(np.sqrt(_ratio(known.lags.lag0, channels.lags.lag0)))
+    return replace(back, channels=known, channel_hessian=hessian)
+
+
+def _channels_total(shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry) -> Array:
+    """`_total` of correlated channels, of which what was cancelled is correlated as the whole is."""
+    inside = geometry.inside(shape[1:], dy.mean.shape[1:])
+    common = functools.reduce(np.kron, [taps @ taps.T for taps in inside])
+    counts = functools.reduce(np.kron, [taps.sum(1) for taps in inside])
+    k, whole = dy.known_channels, dy.known_channels.total()
+    share = np.sqrt(np.clip(dy.cancelled / np.maximum(k.pairs.count * np.diag(whole), _TINY), 0.0, 1.0))
+    far = k.pairs.far.reshape(whole.shape)
+    near = whole - k.pairs.count * far
+    far = far - whole * np.outer(share, share) / k.pairs.count
+    taps = ungrouped(weight, geometry.groups).reshape(len(weight), -1, len(counts)).astype(np.float64)
+    sums = taps @ counts
+    total = np.sum(np.tensordot(near, taps @ common, 1) * taps, (0, 2)) + np.sum((far @ sums) * sums, 0)
+    return np.asarray(np.maximum(total, 0.0))
 
 
 def _total(shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry) -> Array:
@@ -319,12 +369,32 @@ def _form(weight: Array, matrix: Array) -> Array:
     return result.reshape(weight.shape[:2])
 
 
+def _through(
+    x: Moments | GradientMoments, weight: Array, geometry: Geometry, full: bool, back: bool = False
+) -> tuple[Autocovariance, ChannelCovariance | None]:
+    """Lags behind the taps, of each channel and of each pair."""
+    if not full:
+        return through_taps(x.known_lags, weight, geometry.dilations, geometry.groups, back), None
+    channels = channels_through_taps(x.known_channels, weight, geometry.dilations, geometry.groups, back)
+    return channels.lags, channels
+
+
+def _spread(dy: GradientMoments, geometry: Geometry, lengths: tuple[int, ...], full: bool) -> GradientMoments:
+    """Its lags on the positions of the input."""
+    if not full:
+        return replace(dy, lags=spread(dy.known_lags, geometry.strides, lengths))
+    channels, hessian = (
+        None if k is None else ChannelCovariance(spread(k.pairs, geometry.strides, lengths))
+        for k in (dy.known_channels, dy.channel_hessian)
+    )
+    assert channels is not None
+    return replace(dy, lags=channels.lags, channels=channels, channel_hessian=hessian)
+
+
 def _corrected(
     variance: Array, lags: Autocovariance, before: Autocovariance, squares: Array, geometry: Geometry
 ) -> Array:
-    """By what the correlation of positions makes of each channel; one tap reads no two positions."""
-    if np.prod(geometry.kernel) == 1:
-        return variance
+    """By what the correlation of positions, and that of channels where `lags` tells of it, makes of each channel."""
     white = per_group(squares, before.lag0, geometry.groups)
     ratio = np.divide(lags.lag0, white, out=np.ones_like(white), where=white > 0)
     ratio = np.maximum(ratio, 0.0).reshape(-1, *[1] * (variance.ndim - 1))
@@ -338,13 +408,16 @@ def weight_gradient(
     tilt = each(_over_deviation, dy.tilt, y.variance)
     is_tilted = bool(np.any(one_of(tilt, tuple(range(1, tilt.ndim)))))
     ratio = functools.cache(lambda: _correlated_positions(x, dy, geometry))
+    moved = _moved(x, dy, weight, geometry)
     leaning = _leaning(x, y, dy, weight)
     x_second, x_squares = x.second, each(np.square, x.mean)
     dy_second, dy_squares = dy.second, each(np.square, dy.mean)
 
     def rows(part: slice) -> ParameterGradient:
         mean = geometry.correlate(dy.mean[part], x.mean)
-        if is_tilted:
+        if moved is not None:
+            mean += moved[part]
+        elif is_tilted:
             mean += weight[part] * geometry.correlate(tilt[part], x.variance)
         variance = geometry.correlate(dy_second[part], x_second)
         variance -= geometry.correlate(dy_squares[part], x_squares)
@@ -369,7 +442,7 @@ def weight_gradient(
     # Outputs of several groups read different inputs, so that their rows do not go together.
     if geometry.groups > 1:
         return rows(slice(None))
-    return GradientByRows(weight.shape, rows, sums if _is_even(x, dy) else None)
+    return GradientByRows(weight.shape, rows, sums if moved is None and _is_even(x, dy) else None)
 
 
 def _is_even(x: Moments, dy: GradientMoments) -> bool:
@@ -384,6 +457,20 @@ def _sum_of_raw(x: Moments, dy: GradientMoments, geometry: Geometry) -> float:
     k_x, k_dy = strided(x.known_lags, geometry.strides, dy.mean.shape[1:]).summed(), dy.known_lags.summed()
     raw = k_dy.products(k_x).item() + np.sum(_one(dy.mean) ** 2) * k_x.total().item()
     return max(float(raw + np.sum(dy.total) / k_dy.count * np.sum(_one(x.mean) ** 2)), 0.0)
+
+
+def _moved(x: Moments, dy: GradientMoments, weight: Array, geometry: Geometry) -> Array | None:
+    """The part of the mean by what dy moves with, where that is known between channels."""
+    if dy.channel_hessian is None or x.channels is None or geometry.groups > 1:
+        return None
+    lengths = x.shape[1:]
+    hessian = ChannelCovariance(spread(dy.channel_hessian.pairs, geometry.strides, lengths))
+    shares = geometry.shares(lengths, dy.mean.shape[1:]) * math.prod(lengths)
+    return np.asarray(at_taps(hessian, weight, x.channels, geometry.dilations) * shares)
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    return np.divide(numerator, denominator, out=np.ones(len(numerator)), where=denominator > 0)
 
 
 def _over_deviation(tilt: Array, variance: Array) -> Array:

@@ -142,12 +142,14 @@ def independent_forward(site: Site) -> list[Moments]:
             (o.tokens if o.shape == shape else None, part[1]) for o, part in zip(operands, parts, strict=True)
         ]
         return [_with_norm(Moments(mean, variance, tokens=of_sum(known, variance)), operands)]
-    covariance = lags = None
+    covariance = lags = channels = None
     if same and any(operand.covariance is not None for operand in operands):
         covariance = functools.reduce(operator.add, (operand.known_covariance for operand in operands))
     if same and any(operand.lags is not None for operand in operands):
         lags = functools.reduce(operator.add, (operand.known_lags for operand in operands))
-    total = Moments(mean, variance, covariance, lags=lags)
+    if same and any(operand.channels is not None for operand in operands):
+        channels = functools.reduce(operator.add, (operand.known_channels for operand in operands))
+    total = Moments(mean, variance, covariance, lags=lags, channels=channels)
     return [_with_norm(replace(total, skewness=skewness.of_sum(operands, signs, total)), operands)]
 
 

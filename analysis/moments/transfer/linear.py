@@ -17,6 +17,7 @@ import numpy as np
 from .. import norm_spread
 from ..blocks import blocks_of, product, times
 from ..errors import UnknownTransferError
+from ..flattened import Flattened, Projected
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import COVARIANCE_LIMIT, GradientByRows, GradientMoments, Moments, ParameterGradient
@@ -78,21 +79,45 @@ def _product(x: Moments, weight: Array, full: bool) -> Moments:
     if not full or weight.shape[1] > COVARIANCE_LIMIT:
         return Moments(mean, product(x.variance, weight, square=True), norm_spread=spread_of_norm)
     weight = weight.astype(np.float64)
-    spread = x.variance[:, None] * weight if x.covariance is None else x.covariance @ weight
-    covariance = weight.T @ spread
+    covariance = weight.T @ _spread(x, weight)
     return Moments(mean, np.maximum(np.diag(covariance), 0.0), covariance, norm_spread=spread_of_norm)
+
+
+def _row_of_positions(x: Moments, weight: Array) -> Flattened | None:
+    """What is known of a row of positions, unless it would take seconds to use."""
+    return x.flattened if x.flattened is not None and x.flattened.serves(weight) else None
+
+
+def _spread(x: Moments, weight: Array) -> Array:
+    """Cov(x, x W), `[n, m]`."""
+    known = _row_of_positions(x, weight) if x.covariance is None else x.covariance
+    return np.asarray(x.variance[:, None] * weight if known is None else known @ weight)
 
 
 def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMoments:
     if dy.mean.ndim > 1:
         return dense_backward(dy, weight, sequence(site.x), site.full_covariance)
     full = site.full_covariance
+    if full and _row_of_positions(site.x, weight) is not None:
+        return _projected(dy, weight)
     back = _product(Moments(dy.mean, dy.variance, dy.covariance), weight.T, full)
     cancelled = _cancelled(dy, weight, back.variance)
     small = full and len(weight) <= COVARIANCE_LIMIT
     hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and small else None
     return GradientMoments(
         back.mean, back.variance, back.covariance, cancelled, np.zeros(back.mean.shape), hessian=hessian
+    )
+
+
+def _projected(dy: GradientMoments, weight: Array) -> GradientMoments:
+    """What a row of positions receives: a covariance between them would be too large."""
+    weight = weight.astype(np.float64)
+    variance = np.maximum(np.sum((weight @ dy.known_covariance) * weight, 1), 0.0)
+    back = GradientMoments.of(weight @ dy.mean, variance)
+    return replace(
+        back,
+        cancelled=_cancelled(dy, weight, variance),
+        projected=Projected(weight, dy.known_covariance, dy.hessian),
     )
 
 
@@ -110,11 +135,15 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
         return weight_gradient(x, dy, weight)
     deviation = np.sqrt(site.y.variance)
     curvature = np.divide(dy.tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
+    row = _row_of_positions(x, weight)
+    from_row = None if dy.hessian is None or row is None else row @ weight
 
     def mean(part: slice) -> Array:
         if dy.hessian is None:
             # Its diagonal alone, as it is where there are too many features for a matrix.
             moved = weight[part] * np.outer(x.variance[part], curvature)
+        elif from_row is not None:
+            moved = from_row[part] @ dy.hessian.T
         elif x.covariance is None:
             moved = x.variance[part, None] * times(weight[part], dy.hessian.T)
         else:

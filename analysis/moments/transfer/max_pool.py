@@ -24,6 +24,7 @@ import numpy as np
 from .. import skewness
 from ..autocovariance import Autocovariance
 from ..blocks import blocks_of
+from ..channel_covariance import ChannelCovariance
 from ..correlation import pairs
 from ..curves import Seed
 from ..picks import Picks
@@ -196,6 +197,7 @@ def _taps(values: Array, kernel: tuple[int, ...], geometry: Geometry) -> list[Ar
 def _window_correlation(x: Moments, kernel: tuple[int, ...]) -> Array:
     """Of the standardised latents of a window, `[C, places, places]`."""
     rho = x.known_lags.correlation() if x.curve is None else x.curve.rho
+    rho = rho.lags if isinstance(rho, ChannelCovariance) else rho
     assert isinstance(rho, Autocovariance)
     lengths = rho.near.shape[1:]
     taps = list(itertools.product(*(range(k) for k in kernel)))

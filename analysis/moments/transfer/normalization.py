@@ -20,6 +20,7 @@ import numpy as np
 from ....graph.gradients.normalization import BATCH_STATISTICS
 from ..autocovariance import Autocovariance
 from ..blocks import each
+from ..channel_covariance import ChannelCovariance
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
@@ -49,7 +50,11 @@ def batch_norm_forward(site: Site) -> Sequence[Moments]:
     slope = _column(site.array(1), x) / std
     centred = (x.mean - mean) * slope + _column(site.array(2), x)
     y = Moments(
-        centred, x.variance * slope**2, _scaled(x.covariance, slope), lags=_lags_scaled(x.lags, slope)
+        centred,
+        x.variance * slope**2,
+        _scaled(x.covariance, slope),
+        lags=_lags_scaled(x.lags, slope),
+        channels=_channels_scaled(x.channels, slope),
     )
     return [y.repeated(site.x.shape)]
 
@@ -86,15 +91,22 @@ def _projected(
     centring = _column(dy.total / batch, x)
     mean = dy.mean - _mean(dy.mean) - along * xhat[0]
     variance = np.maximum(dy.variance - centring - lost, 1e-3 * dy.variance)
-    covariance = lags = None
+    covariance = lags = channels = by_lags = None
     if x.mean.ndim > 1:
         lags = dy.known_lags - centring - x.known_lags.correlation() * lost
         lags = lags.scaled_to(_mean(variance).reshape(-1))
+        if dy.channels is not None and x.channels is not None:
+            coherent = x.channels.correlation().scaled(along.reshape(-1))
+            channels = (dy.channels - coherent).with_lags(lags)
+            if dy.channel_hessian is not None:
+                by_lags = dy.channel_hessian.with_noise(-along.reshape(-1) * _inverse(site.array(1)))
     elif dy.covariance is not None:
         shrink = np.sqrt(np.divide(variance, dy.variance, out=np.zeros_like(variance), where=dy.variance > 0))
         covariance = dy.covariance * np.outer(shrink, shrink)
     hessian = None if dy.hessian is None else dy.hessian - np.diag(along * _inverse(site.array(1)))
-    centred = GradientMoments.of(mean, variance, covariance, hessian, lags=lags)
+    centred = GradientMoments.of(
+        mean, variance, covariance, hessian, lags=lags, channels=channels, channel_hessian=by_lags
+    )
     back = _rescaled(centred, slope * _small_batch(site.batch_size * count))
     # Over a batch and its positions the gradient now sums to 0.
     return replace(back, cancelled=back.variance if back.lags is None else count * back.lags.total())
@@ -185,6 +197,10 @@ def _lags_scaled(lags: Autocovariance | None, slope: Array) -> Autocovariance | 
     return None if lags is None else lags * slope**2
 
 
+def _channels_scaled(channels: ChannelCovariance | None, slope: Array) -> ChannelCovariance | None:
+    return None if channels is None else channels.scaled(slope.reshape(-1))
+
+
 def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
     back = GradientMoments.of(
         dy.mean * slope,
@@ -192,6 +208,8 @@ def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
         _scaled(dy.covariance, slope),
         _scaled(dy.hessian, slope),
         lags=_lags_scaled(dy.lags, slope),
+        channels=_channels_scaled(dy.channels, slope),
+        channel_hessian=_channels_scaled(dy.channel_hessian, slope),
     )
     return replace(back, cancelled=dy.cancelled * slope.reshape(-1) ** 2)
 

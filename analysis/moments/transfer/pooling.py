@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..autocovariance import Autocovariance
+from ..channel_covariance import ChannelCovariance
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site, batch_axis
@@ -37,7 +38,14 @@ def global_mean_forward(site: Site) -> Sequence[Moments]:
     shape = site.x.shape[:1] + (1,) * (len(positions) if _keeps_axes(site) else 0)
     lags = x.known_lags
     mean, variance = x.narrow.mean.mean(positions), np.maximum(lags.total() / lags.count, 0.0)
-    return [Moments(mean.reshape(shape), variance.reshape(shape), positive=_is_positive(x))]
+    y = Moments(mean.reshape(shape), variance.reshape(shape), positive=_is_positive(x))
+    if x.channels is None:
+        return [y]
+    matrix = x.channels.total() / lags.count
+    np.fill_diagonal(matrix, variance)
+    if len(shape) == 1:
+        return [replace(y, covariance=matrix)]
+    return [replace(y, channels=ChannelCovariance.constant(matrix, shape[1:]))]
 
 
 def global_mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
@@ -48,7 +56,23 @@ def global_mean_backward(site: Site, gradients: Sequence[GradientMoments | None]
     mean, variance = dy.mean.reshape(column) / count, dy.variance.reshape(column) / count**2
     lags = Autocovariance.constant(variance, x.shape[1:])
     back = GradientMoments.of(mean, variance, lags=lags).repeated(x.shape)
+    if x.channels is not None:
+        matrix, hessian = _between_channels(dy)
+        back = replace(
+            back,
+            channels=ChannelCovariance.constant(matrix / count**2, x.shape[1:]),
+            channel_hessian=None
+            if hessian is None
+            else ChannelCovariance.constant(hessian / count**2, x.shape[1:]),
+        )
     return [replace(back, cancelled=dy.cancelled)]
+
+
+def _between_channels(dy: GradientMoments) -> tuple[Array, Array | None]:
+    """Covariance and hessian of the gradient of one position, `[C, C]`."""
+    if dy.mean.ndim == 1:
+        return dy.known_covariance, dy.hessian
+    return dy.known_channels.lag0, None if dy.channel_hessian is None else dy.channel_hessian.lag0
 
 
 def _keeps_axes(site: Site) -> bool:

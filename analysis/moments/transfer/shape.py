@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from ..channel_covariance import ChannelCovariance
 from ..elementwise_op import evaluate_node
+from ..flattened import Flattened
 from ..moves import given_back, joined, taken
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
@@ -30,13 +32,49 @@ def forward(site: Site) -> Sequence[Moments]:
         return [_moved_steps(index, x.steps, y) for index, y in zip(indices, moved, strict=True)]
     if len(site.varying) == 1 and x.tokens is not None:
         return [moved_forward(index, x, y) for index, y in zip(indices, moved, strict=True)]
+    if _is_row_of_positions(site):
+        return [_in_one_row(x, y) for y in moved]
     shared = _same_elements(site)
     if shared is None:
         return moved
     return [
-        replace(y, covariance=shared.covariance, lags=shared.lags) if y.shape == shared.shape else y
+        replace(y, covariance=shared.covariance, lags=shared.lags, channels=shared.channels)
+        if y.shape == shared.shape
+        else y
         for y in moved
     ]
+
+
+def _is_row_of_positions(site: Site) -> bool:
+    """Whether channels whose covariance is known, with their positions, come to lie in one row."""
+    if len(site.varying) != 1 or (x := site.moments(site.varying[0])).channels is None:
+        return False
+    index = _indices(site.node, site.operands)[0]
+    return index.ndim == 1 and np.array_equal(index, np.arange(x.mean.size))
+
+
+def _in_one_row(x: Moments, y: Moments) -> Moments:
+    assert x.channels is not None
+    if y.shape == x.shape[:1]:
+        return replace(y, covariance=x.channels.lag0)
+    return replace(y, flattened=Flattened(x.channels))
+
+
+def _out_of_one_row(x: Moments, dy: GradientMoments) -> GradientMoments:
+    """The way back: channels receive what is known of the row."""
+    shape, known = x.shape, dy.projected
+    back = GradientMoments.of(dy.mean.reshape(shape), dy.variance.reshape(shape))
+    channels = hessian = None
+    if shape[:1] == dy.mean.shape:
+        channels = ChannelCovariance.constant(dy.known_covariance, shape[1:])
+        hessian = None if dy.hessian is None else ChannelCovariance.constant(dy.hessian, shape[1:])
+        back = replace(back, cancelled=dy.cancelled)
+    elif known is not None:
+        channels = known.by_lags(known.covariance, shape)
+        hessian = None if known.hessian is None else known.by_lags(known.hessian, shape)
+    if channels is None:
+        return back
+    return replace(back, lags=channels.lags, channels=channels, channel_hessian=hessian)
 
 
 def _moved_steps(index: Array, known: Steps, y: Moments) -> Moments:
@@ -50,6 +88,9 @@ def _moved_steps(index: Array, known: Steps, y: Moments) -> Moments:
 
 def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """An element receives the sum of what its copies receive."""
+    if _is_row_of_positions(site) and gradients[0] is not None:
+        back = _out_of_one_row(site.moments(site.varying[0]), gradients[0])
+        return [back if index in site.varying else None for index in range(len(site.operands))]
     same = _same_elements(site)
     if same is not None and same.tokens is None and same.steps is None and gradients[0] is not None:
         shape, channels = same.shape, same.shape[:1]
@@ -61,6 +102,9 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             variance=dy.variance.reshape(shape),
             covariance=dy.covariance if dy.mean.shape == shape else None,
             lags=dy.lags if dy.mean.shape == shape else None,
+            channels=dy.channels if dy.mean.shape == shape else None,
+            channel_hessian=dy.channel_hessian if dy.mean.shape == shape else None,
+            projected=None,
             tilt=dy.tilt.reshape(shape),
             cancelled=kept,
             hessian=dy.hessian if len(shape) == 1 else None,

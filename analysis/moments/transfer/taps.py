@@ -19,7 +19,7 @@ from ..autocovariance import Autocovariance, torus
 from ..blocks import blocks_of, times
 from ..quadrature import Array
 
-__all__ = ["per_group", "spread", "strided", "summed", "through_taps", "turned"]
+__all__ = ["on_torus", "per_group", "spread", "strided", "summed", "through_taps", "turned"]
 
 _MANY_LAGS = 20
 """Lags of a kernel from which the spectrum is quicker: 3 by 3 taps have 13, 5 by 5 have 41."""
@@ -121,13 +121,13 @@ def _by_spectrum(covariance: Array, weight: Array, dilations: Sequence[int]) -> 
     size = len(weight) * covariance.size
     parts = []
     for outputs in blocks_of(len(weight), size):
-        laid = _on_torus(weight[outputs], dilations, lengths)
+        laid = on_torus(weight[outputs], dilations, lengths)
         response = np.abs(np.fft.rfftn(laid, axes=axes)) ** 2
         parts.append(np.fft.irfftn(np.einsum("oi...,i...->o...", response, spectrum), s=lengths, axes=axes))
     return np.concatenate(parts)
 
 
-def _on_torus(weight: Array, dilations: Sequence[int], lengths: Sequence[int]) -> Array:
+def on_torus(weight: Array, dilations: Sequence[int], lengths: Sequence[int]) -> Array:
     """The kernel's taps laid on a torus, which may be shorter than the kernel."""
     laid = np.zeros((*weight.shape[:2], *lengths))
     for tap in itertools.product(*(range(k) for k in weight.shape[2:])):
