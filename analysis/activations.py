@@ -54,7 +54,7 @@ def activations(state: Propagation) -> Iterator[Activation]:
         if node is None or not isinstance(moments, Moments) or moments.curve is None:
             continue
         curve = moments.curve
-        floating = curve.values.dtype.kind == "f" and curve.latent != value.name
+        floating = curve.latent != value.name and curve.values.dtype.kind == "f"
         if floating and any(
             _latent(state, user.outputs[0]) != curve.latent for user, _ in value.uses() if user in forward
         ):

@@ -63,19 +63,23 @@ def as_latent(name: str, moments: Moments) -> Moments:
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
     skewness = None if moments.tokens is not None else moments.skewness
-    values = mean + std * (broadcast_nodes(mean.ndim) if skewness is None else quantiles(skewness))
-    if moments.positive:
-        spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
-        values = mean * np.exp(spread * broadcast_nodes(mean.ndim) - 0.5 * spread**2)
-    return replace(moments, curve=Curve(name, values, _rho(moments)))
+
+    def values() -> Array:
+        nodes = broadcast_nodes(mean.ndim)
+        if moments.positive:
+            spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
+            return np.asarray(mean * np.exp(spread * nodes - 0.5 * spread**2))
+        return np.asarray(mean + std * (nodes if skewness is None else quantiles(skewness)))
+
+    return replace(moments, curve=Curve(name, values, _correlated(moments)))
 
 
-def _rho(moments: Moments) -> Array | Autocovariance | ChannelCovariance | None:
+def _correlated(moments: Moments) -> Array | Autocovariance | ChannelCovariance | None:
     if moments.tokens is not None:
         return None
     if moments.mean.ndim < 2:
         return correlation(moments)
-    return (moments.known_lags if moments.channels is None else moments.channels).correlation()
+    return moments.known_lags if moments.channels is None else moments.channels.correlation()
 
 
 def _of_tokens(moments: Moments, axes: tuple[int, ...]) -> tuple[Array, Array]:

@@ -90,10 +90,13 @@ def _of_logits(output: Moments, target: Array, target_square: Array) -> Head:
     mean = p.mean(0)
     square = p.T @ p
     square /= len(p)
-    second = square + target_square
+    del p
+    second = target_square + square
     for cross in ((mean, target), (target, mean)):
         second -= np.outer(*cross)
-    return mean - target, second, np.diag(mean) - square
+    hessian = np.negative(square, out=square)
+    hessian.flat[:: len(mean) + 1] += mean
+    return mean - target, second, hessian
 
 
 def _frequencies(classes: int, given: Array | None, weight: Sequence[float] = ()) -> Array:

@@ -51,15 +51,27 @@ class Curve:
 
     Attributes:
         latent: Name of the latent tensor, each element N(mean, variance).
-        values: The function at the quadrature nodes of the latent, `[NODES, *elements]`, or with positions of length 1 where
-            they share one function.
-        rho: Correlation of the latent's elements, `[C, C]` or by lags, of each channel or of each pair; None where they are
-            uncorrelated.
+        known: `values`, or what works them out anew whenever they are asked for, as those of the latent itself.
+        correlated: `rho`, or the autocovariance of each channel.
     """
 
     latent: str
-    values: Array
-    rho: Array | Autocovariance | ChannelCovariance | None
+    known: Array | Callable[[], Array]
+    correlated: Array | Autocovariance | ChannelCovariance | None
+
+    @property
+    def values(self) -> Array:
+        """The function at the quadrature nodes of the latent, `[NODES, *elements]`.
+
+        Its positions have length 1 where they share one function.
+        """
+        return self.known() if callable(self.known) else self.known
+
+    @property
+    def rho(self) -> Array | Autocovariance | ChannelCovariance | None:
+        """Correlation of the latent's elements, `[C, C]` or by lags, of each channel or each pair; None where there is none."""
+        known = self.correlated
+        return known.correlation() if isinstance(known, Autocovariance) else known
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def forward(site: Site, latent: Moments) -> list[Moments]:
     values = evaluate_node(site.node, [_at_nodes(operand) for operand in site.operands])[0]
     curve = site.moments(site.varying[0]).curve
     assert curve is not None
-    return [curve_moments(Curve(curve.latent, values, curve.rho), latent)]
+    return [curve_moments(Curve(curve.latent, values, curve.correlated), latent)]
 
 
 def backward(

@@ -158,7 +158,7 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     def sums() -> tuple[float, float]:
         variances = float(np.sum(x.variance) * np.sum(dy.second) + np.sum(x.mean**2) * np.sum(dy.total))
         if dy.hessian is not None:
-            parts = (mean(part).reshape(-1) for part in blocks_of(len(weight), weight.size))
+            parts = (mean(part).reshape(-1) for part in blocks_of(len(weight), 4 * weight.size))
             return float(sum(part @ part for part in parts)), variances
         means = np.sum(x.mean**2) * np.sum(dy.mean**2)
         if np.any(curvature):
