@@ -169,3 +169,22 @@ def test_a_sum_over_positions_misses_what_lies_beyond_the_border(is_gathered: bo
     left = np.eye(count) - 1.0 / count
     expected = np.einsum("o,opi,pq,oqi->i", variance - common, sums, left, sums)
     np.testing.assert_allclose(found.total, expected, rtol=1e-6)
+
+
+def test_an_axis_of_one_position_changes_nothing(text_graph: TextGraph) -> None:
+    """PyTorch's AdaptiveAvgPool1d is exported with one."""
+    found = []
+    for unsqueezed in ("Identity (c)", "Unsqueeze (c, axes)"):
+        graph = text_graph(
+            f"a = Conv (x, w) b = Relu (a) c = Conv (b, v) u = {unsqueezed} d = Relu (u) e = GlobalAveragePool (d)"
+            " y = Flatten (e)",
+            "float[batch,3,12]",
+            "float[batch,4]",
+            given={"axes": np.array([2])},
+            w=(6, 3, 3),
+            v=(4, 6, 3),
+        )
+        state = propagate(graph, Assumptions(budget=0.0))
+        found.append({value.name: gradient.mean_square(32) for value, gradient in state.shared.items()})
+    assert found[0].keys() == {"w", "v"}
+    assert found[1] == pytest.approx(found[0], rel=1e-9)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from ..autocovariance import Autocovariance, torus
 from ..channel_covariance import ChannelCovariance
 from ..elementwise_op import evaluate_node
 from ..flattened import Flattened
@@ -40,7 +41,7 @@ def forward(site: Site) -> Sequence[Moments]:
     return [
         replace(y, covariance=shared.covariance, lags=shared.lags, channels=shared.channels)
         if y.shape == shared.shape
-        else y
+        else replace(y, lags=_lags_of(shared, y.shape))
         for y in moved
     ]
 
@@ -77,6 +78,15 @@ def _out_of_one_row(x: Moments, dy: GradientMoments) -> GradientMoments:
     return replace(back, lags=channels.lags, channels=channels, channel_hessian=hessian)
 
 
+def _lags_of(x: Moments | GradientMoments, shape: tuple[int, ...]) -> Autocovariance | None:
+    """Its autocovariance as of another shape, if that has no other axes but of one position."""
+    if x.lags is None or [n for n in x.lags.lengths if n > 1] != [n for n in shape[1:] if n > 1]:
+        return None
+    lengths = shape[1:]
+    near = x.lags.near.reshape(len(x.lags.near), *torus(lengths))
+    return Autocovariance(near, x.lags.far.reshape(-1, *[1] * len(lengths)), lengths) if lengths else None
+
+
 def _moved_steps(index: Array, known: Steps, y: Moments) -> Moments:
     """With what is known of the elements as states of a sequence."""
     if np.any(index < 0):
@@ -101,7 +111,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             mean=dy.mean.reshape(shape),
             variance=dy.variance.reshape(shape),
             covariance=dy.covariance if dy.mean.shape == shape else None,
-            lags=dy.lags if dy.mean.shape == shape else None,
+            lags=_lags_of(dy, shape),
             channels=dy.channels if dy.mean.shape == shape else None,
             channel_hessian=dy.channel_hessian if dy.mean.shape == shape else None,
             projected=None,
