@@ -139,7 +139,7 @@ def test_images_of_one_pixel_are_dense() -> None:
         )
 
 
-def _trained_like(norm: bool) -> nn.Sequential:
+def _trained_like(norm: bool, side: int) -> nn.Sequential:
     """Kernels write in a direction that the next ones read, as those do that training has moved."""
     torch.manual_seed(1)
     layers: list[nn.Module] = []
@@ -150,19 +150,23 @@ def _trained_like(norm: bool) -> nn.Sequential:
             convolution.weight += 0.15 * torch.einsum("o,i,hw->oihw", written, direction, torch.randn(3, 3))
         layers += [convolution, *([nn.BatchNorm2d(8)] if norm else []), nn.ReLU()]
         direction = written
-    head = nn.Linear(8 * 64, 10)
+    layers += [] if side == 8 else [nn.MaxPool2d(2)]
+    head = nn.Linear(8 * side**2, 10)
     with torch.no_grad():
-        head.weight += 0.05 * torch.einsum("o,i,p->oip", torch.randn(10), direction, torch.randn(64)).flatten(
-            1
-        )
+        head.weight += 0.05 * torch.einsum(
+            "o,i,p->oip", torch.randn(10), direction, torch.randn(side**2)
+        ).flatten(1)
     return nn.Sequential(*layers, nn.Flatten(), head)
 
 
-@pytest.mark.parametrize(("norm", "carried", "left_out"), [(False, 1.25, 1.8), (True, 1.4, 2.5)])
+@pytest.mark.parametrize(
+    ("norm", "side", "carried", "left_out"),
+    [(False, 8, 1.25, 1.8), (True, 8, 1.5, 2.5), (False, 4, 1.5, 3.0)],
+)
 def test_kernels_that_share_a_direction_need_the_covariance_between_channels(
-    norm: bool, carried: float, left_out: float
+    norm: bool, side: int, carried: float, left_out: float
 ) -> None:
-    module = _trained_like(norm)
+    module = _trained_like(norm, side)
     measured, graph = measured_rms(module, (3, 8, 8)), gradient_graph(module, (3, 8, 8))
     worst = []
     for budget in (10.0, 0.0):

@@ -31,6 +31,7 @@ from ..picks import Picks
 from ..quadrature import NODES, WEIGHTS, Array, expectation
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments
+from .channel_taps import channels_through_taps
 from .convolution import Geometry
 from .taps import spread, strided, through_taps
 
@@ -46,9 +47,15 @@ def forward(site: Site) -> Sequence[Moments]:
     largest, lengths = _largest(x, kernel, geometry), geometry.lengths(x.shape[1:])
     mean, variance = largest.mean(0), largest.var(0)
     lags = _pooled_lags(x, kernel, geometry, lengths)
-    lags = lags.scaled_to(variance.mean(tuple(range(1, variance.ndim))))
+    average = variance.mean(tuple(range(1, variance.ndim)))
+    lags, channels = lags.scaled_to(average), None
+    if x.channels is not None:
+        rho = x.channels.correlation()
+        between = channels_through_taps(rho, _ones(x, kernel), geometry.dilations, x.shape[0])
+        pooled = ChannelCovariance(strided(between.pairs, geometry.strides, lengths))
+        channels = pooled.scaled_to(average).with_lags(lags)
     skew = skewness.of_values(largest, np.full(len(largest), 1.0 / len(largest)))
-    y = Moments(mean, variance, lags=lags, skewness=skew).repeated((x.shape[0], *lengths))
+    y = Moments(mean, variance, lags=lags, skewness=skew, channels=channels).repeated((x.shape[0], *lengths))
     return [y] * len(site.node.outputs)
 
 
@@ -76,9 +83,39 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     variance = np.maximum(second - mean**2, 0.0)
     lags = _spread_over_windows(x, dy, kernel, geometry) * scale2.reshape(-1, *[1] * len(kernel))
     lags = lags.with_lag0(variance.mean(positions))
-    back = GradientMoments.of(mean, variance, lags=lags).repeated(x.shape)
+    back = GradientMoments.of(mean, variance, lags=lags)
+    if x.channels is not None:
+        back = _with_channels(back, x, dy, geometry, np.sqrt(scale2))
+    back = back.repeated(x.shape)
     together = site.y.known_lags.correlation()
     return [Seed(back, values, root, Picks(dy, _picked(values, x, kernel), root, together))]
+
+
+def _with_channels(
+    back: GradientMoments, x: Moments, dy: GradientMoments, geometry: Geometry, scale: Array
+) -> GradientMoments:
+    """With what channels have in common; of two channels any positions of a window may pass, of one the same alone."""
+    channels = _channels_over_windows(dy.known_channels, x, geometry).scaled(scale).with_lags(back.known_lags)
+    hessian = dy.channel_hessian
+    if hessian is not None:
+        alone = _over_windows(hessian.lags.with_lag0(np.zeros(len(scale))), x, geometry)
+        hessian = _channels_over_windows(hessian, x, geometry).with_lags(alone.with_lag0(hessian.lags.lag0))
+        hessian = hessian.scaled(scale)
+    return replace(back, channels=channels, channel_hessian=hessian)
+
+
+def _channels_over_windows(channels: ChannelCovariance, x: Moments, geometry: Geometry) -> ChannelCovariance:
+    apart = ChannelCovariance(spread(channels.pairs, geometry.strides, x.shape[1:]))
+    return channels_through_taps(apart, _ones(x, geometry.kernel), geometry.dilations, x.shape[0])
+
+
+def _over_windows(lags: Autocovariance, x: Moments, geometry: Geometry) -> Autocovariance:
+    apart = spread(lags, geometry.strides, x.shape[1:])
+    return through_taps(apart, _ones(x, geometry.kernel), geometry.dilations, x.shape[0])
+
+
+def _ones(x: Moments, kernel: tuple[int, ...]) -> Array:
+    return np.ones((x.shape[0], 1, *kernel))
 
 
 def _window(site: Site) -> tuple[Moments, tuple[int, ...], Geometry]:
