@@ -110,7 +110,9 @@ def of_keras(spelled: Any) -> Callable[[Any, Any], Any]:
 
 
 @pytest.mark.parametrize(
-    ("loss", "target"), CASES, ids=[str(getattr(loss, "name", loss)) for loss, _ in CASES]
+    ("loss", "target"),
+    CASES,
+    ids=[str(getattr(loss, "name", getattr(loss, "__name__", loss))) for loss, _ in CASES],
 )
 def test_value_and_gradients_are_those_of_the_gradient_tape(
     model: Any, converted: TrainableModel, loss: Any, target: Array
