@@ -77,9 +77,48 @@ PYTORCH = {"sgd": (SGD(0.9), 0.01), "adamw": (AdamW(), 1e-3)}
 # Keras computes 1 - beta2^t in float32, which is 5e-5 off at the first step unless beta2 is a sum of few powers of two.
 KERAS = {"sgd": (SGD(0.9), 0.01), "adamw": (AdamW(beta2=1 - 2.0**-7, epsilon_hat=True), 1e-3)}
 
+
+def smooth_pytorch():
+    """`cnn` without a kink."""
+    import torch
+
+    torch.manual_seed(0)
+    nn = torch.nn
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(128, 10)),
+    )
+
+
+def smooth_keras():
+    """The same layers."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    convolutions = [
+        layer
+        for width in (16, 32)
+        for layer in (
+            layers.Conv2D(width, 3, padding="same"),
+            layers.BatchNormalization(),
+            layers.Activation("tanh"),
+            layers.AveragePooling2D(2),
+        )
+    ]
+    shaped = [keras.Input((64,)), layers.Reshape((8, 8, 1))]
+    return keras.Sequential([*shaped, *convolutions, layers.Flatten(), layers.Dense(10)])
+
+
 NETWORKS = {
     "mlp-pytorch": (mlp.pytorch, pytorch_losses, PYTORCH),
     "mlp-keras": (mlp.keras, keras_losses, KERAS),
+    "smooth-cnn-pytorch": (smooth_pytorch, pytorch_losses, PYTORCH),
+    "smooth-cnn-keras": (smooth_keras, keras_losses, KERAS),
+}
+KINKED = {
     "cnn-pytorch": (lambda: cnn.pytorch(dropout=0.0), pytorch_losses, PYTORCH),
     "cnn-keras": (lambda: cnn.keras(dropout=0.0), keras_losses, KERAS),
 }
@@ -93,7 +132,22 @@ def test_each_of_100_losses_is_the_frameworks(network, optimizer):
     mine = ours(module, *optimizers[optimizer])
     theirs = native(module, *optimizers[optimizer])
     assert theirs[-1] < 0.6 * theirs[0]
-    np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", KINKED)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_losses_are_the_frameworks_until_rounding_decides_at_a_kink(network, optimizer):
+    """A hundred thousand activations a step: sooner or later one lies within rounding of a ReLU's kink or a max-pool's tie.
+
+    At which step depends on the processor. What it moves grows from step to step.
+    """
+    build, native, optimizers = KINKED[network]
+    module = build()
+    mine = ours(module, *optimizers[optimizer])
+    theirs = native(module, *optimizers[optimizer])
+    np.testing.assert_allclose(mine[:20], theirs[:20], rtol=1e-4)
+    np.testing.assert_allclose(mine, theirs, rtol=0.05)
 
 
 def test_keras_own_adamw_defaults_on_its_network():
