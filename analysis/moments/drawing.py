@@ -144,7 +144,7 @@ class Drawing:
         if self._count == 0:
             inputs = [m.mean.size for m in self._inputs(node) if m is not None]
             size = max(int(np.prod(shape)) for shape in shapes) if shapes else 1
-            if node.op_type == "MatMul":
+            if node.op_type == "MatMul" and len(inputs) == 2:
                 rows, columns = (m.shape for m in self._inputs(node) if m is not None)
                 size = max(size, int(np.prod(rows[:-1])) * columns[-1])
             largest = max(size, *inputs) * self._softmaxes * 4

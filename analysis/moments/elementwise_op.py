@@ -60,7 +60,7 @@ def partial_derivatives(node: ir.Node, operands: Sequence[Array | None]) -> list
     arrays = iter(_run(graph, operands))
     shape = np.broadcast_shapes(*(operand.shape for operand in operands if operand is not None))
     found = [None if tensor is None else np.broadcast_to(next(arrays), shape) for tensor in partials]
-    return [*found, *[None] * (len(operands) - len(found))]
+    return [*found, *[None] * (len(operands) - len(found))][: len(operands)]
 
 
 def is_floating(value: ir.Value) -> bool:

@@ -298,6 +298,8 @@ class _Backward:
 
     def _is_drawn(self, node: ir.Node) -> bool:
         value = node.outputs[0]
+        if node in self.drawing.nodes:
+            return True
         return value not in self.seeds and self.drawing.goes_back(node, self.plain.get(value))
 
     def _drawn(self, node: ir.Node) -> None:
@@ -341,7 +343,7 @@ class _Backward:
         self._settle(value, latent)
         seeds = dict(self.seeds.pop(value, {}))
         if value in self.plain:
-            own = self.plain[value]
+            own = self.drawing.settled(value, self.plain[value])
             seeds[id(own)] = Seed(own, moments.curve.values, np.ones((NODES.size, *[1] * len(latent.shape))))
         if not seeds:
             return
