@@ -151,6 +151,8 @@ def _adaptive_max_pool(x: Any, lengths: list[int]) -> Any:
     import torch
 
     old = x.shape[-len(lengths) :]
+    if list(lengths) == [1]:
+        return x.max(-1, keepdim=True)
     if all(before % after == 0 for before, after in zip(old, lengths, strict=True)):
         return NotImplemented
     places = torch.arange(math.prod(old), device=x.device).reshape(old).expand(x.shape)

@@ -14,7 +14,15 @@ from .quadrature import Array
 from .state import GradientDraws, GradientMoments, Moments, ParameterGradient, ValueDraws
 from .tokens import MATRIX_LIMIT, TokenCorrelation, as_rows, from_rows
 
-__all__ = ["drawn_gradient", "drawn_parameter", "drawn_value", "fitted_value", "sample", "sample_gradient"]
+__all__ = [
+    "drawn_gradient",
+    "drawn_parameter",
+    "drawn_value",
+    "fitted_value",
+    "sample",
+    "sample_gradient",
+    "token_deviations",
+]
 
 
 def sample(moments: Moments, name: str, count: int) -> Array:
@@ -50,7 +58,7 @@ def _deviations(moments: Moments | GradientMoments, rng: np.random.Generator, co
     shape = moments.mean.shape
     deviation = np.sqrt(moments.variance).astype(np.float32)
     if moments.tokens is not None:
-        rows = _token_deviations(moments.tokens, rng, count, as_rows(deviation, moments.tokens.axes))
+        rows = token_deviations(moments.tokens, rng, count, as_rows(deviation, moments.tokens.axes))
         return np.stack([from_rows(row, moments.tokens.axes, shape) for row in rows])
     xi = rng.standard_normal((count, *shape), np.float32)
     if moments.covariance is not None and moments.mean.ndim == 1:
@@ -58,9 +66,10 @@ def _deviations(moments: Moments | GradientMoments, rng: np.random.Generator, co
     return np.asarray(xi * deviation)
 
 
-def _token_deviations(
+def token_deviations(
     tokens: TokenCorrelation, rng: np.random.Generator, count: int, deviation: Array
 ) -> Array:
+    """Draws of mean 0 of a sequence whose elements have these deviations `[T, F]`."""
     length, features = deviation.shape
     common = rng.standard_normal((count, 1, features), np.float32)
     own = rng.standard_normal((count, length, features), np.float32)

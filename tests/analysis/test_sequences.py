@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradfuse.analysis import analyse
+from gradfuse.analysis import analyse, probe
+from gradfuse.analysis.moments import Assumptions, propagate
 from gradfuse.analysis.moments.drawn_op import _contract
 from gradfuse.analysis.moments.draws import fitted_value, sample
 from gradfuse.analysis.moments.state import GradientMoments, Moments
@@ -16,6 +17,7 @@ from gradfuse.analysis.moments.tokens import TokenCorrelation
 from gradfuse.analysis.moments.transfer.sequence import dense, mean_of_tokens, weight_gradient
 
 from .analysis_networks import gradient_graph, measured_rms
+from .conftest import TextGraph
 
 Array = np.ndarray[Any, Any]
 
@@ -118,3 +120,21 @@ def test_parameters_of_a_transformer(norm_first: bool, pool: str, mask: bool) ->
     predicted = {entry.tensor: entry.grad_rms for entry in report.profile}
     for name, rms in measured_rms(module, (8, 16), 24).items():
         assert abs(math.log(predicted[name] / rms)) < math.log(1.6), name
+
+
+def test_a_graph_convolution(text_graph: TextGraph) -> None:
+    """A matrix on the left, the same for all examples, mixes tokens before an activation."""
+    rng = np.random.default_rng(2)
+    neighbours = (rng.random((12, 12)) < 0.3) + np.eye(12)
+    mixing = (neighbours / neighbours.sum(1, keepdims=True)).astype(np.float32)
+    layers = "a = MatMul(x, w) b = MatMul(g, a) h = Relu(b) c = MatMul(h, v) d = MatMul(g, c) r = Relu(d)"
+    graph = text_graph(
+        f"{layers} m = ReduceMean<keepdims = 0>(r, one) y = MatMul(m, u)",
+        "float[batch,12,6]", loss="cross-entropy", given={"g": mixing, "one": np.array([1])},
+        w=(6, 20), v=(20, 20), u=(20, 10),
+    )  # fmt: skip
+    state, measured = propagate(graph, Assumptions()), probe(graph, Assumptions()).gradients
+    predicted = {value.name: math.sqrt(found.mean_square(32)) for value, found in state.shared.items()}
+    for name in ("w", "v", "u"):
+        assert 0.75 < predicted[name] / measured[name] < 1.35, name
+    assert not any(note.is_unknown for note in state.notes)

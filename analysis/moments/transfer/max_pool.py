@@ -35,7 +35,7 @@ from .channel_taps import channels_through_taps
 from .convolution import Geometry
 from .taps import spread, strided, through_taps
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "by_channel", "forward", "rank", "read", "values_of"]
 
 _DRAWS = 512
 _MAX_NUMBERS = 4_000_000
@@ -64,8 +64,8 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     dy = gradients[0]
     assert dy is not None
     x, kernel, geometry = _window(site)
-    values, size = _values(x), int(np.prod(kernel))
-    below = _by_channel(_rank, values)
+    values, size = values_of(x), int(np.prod(kernel))
+    below = by_channel(rank, values)
     share, root = below ** (size - 1), np.sqrt(_passed(below, dy, geometry))
     slope = np.gradient(values, NODES, axis=0)
     wanted, given = expectation(slope * share), expectation(slope * root)
@@ -123,7 +123,7 @@ def _window(site: Site) -> tuple[Moments, tuple[int, ...], Geometry]:
     return site.x, kernel, Geometry.of(site, kernel, 1)
 
 
-def _values(x: Moments) -> Array:
+def values_of(x: Moments) -> Array:
     """The input as a function of its latent, or of itself, `[NODES, C, *positions]`."""
     if x.curve is not None:
         return x.curve.values
@@ -153,7 +153,7 @@ def _overlaps(geometry: Geometry) -> Iterator[tuple[tuple[int, ...], int]]:
         yield tuple(lag for lag, _ in each), int(np.prod([common for _, common in each]))
 
 
-def _by_channel(function: Callable[..., Array], values: Array, *parameters: Array) -> Array:
+def by_channel(function: Callable[..., Array], values: Array, *parameters: Array) -> Array:
     """A function of `[C, values]`, their weights and parameters; a channel's values are those at all nodes and positions."""
     channels, positions = values.shape[1], int(np.prod(values.shape[2:]))
     own = np.moveaxis(values, 1, 0).reshape(channels, -1)
@@ -164,7 +164,7 @@ def _by_channel(function: Callable[..., Array], values: Array, *parameters: Arra
     return np.moveaxis(result.reshape(channels, *values.shape[:1], *values.shape[2:]), 0, 1)
 
 
-def _rank(rows: Array, weights: Array) -> Array:
+def rank(rows: Array, weights: Array) -> Array:
     """The weight of what is below each number of its row. Of equal ones the middle: an atom is beaten by half of itself."""
     order = np.argsort(rows, 1, kind="stable")
     ordered = np.take_along_axis(rows, order, 1)
@@ -183,7 +183,7 @@ def _rank(rows: Array, weights: Array) -> Array:
 def _picked(values: Array, x: Moments, kernel: tuple[int, ...]) -> Array:
     """The weight of each value among the largest of windows, whose sum over nodes and mean over positions is 1."""
     positions = int(np.prod(values.shape[2:]))
-    return _by_channel(_steps_of_power, values, _independent(_window_correlation(x, kernel))) * positions
+    return by_channel(_steps_of_power, values, _independent(_window_correlation(x, kernel))) * positions
 
 
 def _steps_of_power(rows: Array, weights: Array, exponent: Array) -> Array:
@@ -212,12 +212,13 @@ def _independent(correlation: Array) -> Array:
 
 def _largest(x: Moments, kernel: tuple[int, ...], geometry: Geometry) -> Array:
     """Draws of each window's largest value, `[draws, C, *positions]`."""
-    values = _values(x)
+    values = values_of(x)
     shared = values.shape[2:] != x.shape[1:]
     taps = [values] * int(np.prod(kernel)) if shared else _taps(values, kernel, geometry)
     draws = int(max(64, min(_DRAWS, _MAX_NUMBERS // taps[0][0].size)))
-    xi = _latent_draws(x, kernel, draws)
-    return np.asarray(np.max([_read(tap, xi[:, index]) for index, tap in enumerate(taps)], axis=0))
+    xi = np.moveaxis(_latent_draws(x, kernel, draws), 0, -1)  # [places, draws, C]
+    xi = xi.reshape(*xi.shape, *[1] * len(kernel))
+    return np.asarray(np.max([read(tap, xi[index]) for index, tap in enumerate(taps)], axis=0))
 
 
 def _taps(values: Array, kernel: tuple[int, ...], geometry: Geometry) -> list[Array]:
@@ -251,11 +252,10 @@ def _latent_draws(x: Moments, kernel: tuple[int, ...], draws: int) -> Array:
     return np.asarray(root @ np.concatenate([half, -half], 1))
 
 
-def _read(curve: Array, xi: Array) -> Array:
-    """Linear interpolation of curves `[NODES, C, *windows]` at draws `[C, draws]`: `[draws, C, *windows]`."""
+def read(curve: Array, xi: Array) -> Array:
+    """Linear interpolation of curves `[NODES, *elements]` at draws that broadcast against them, `[draws, *elements]`."""
     step = NODES[1] - NODES[0]
-    place = np.clip((xi.T - NODES[0]) / step, 0.0, len(NODES) - 1.001)
-    place = place.reshape(*place.shape, *[1] * (curve.ndim - 2))
+    place = np.clip((xi - NODES[0]) / step, 0.0, len(NODES) - 1.001)
     low = place.astype(int)
     part = place - low
     below, above = np.take_along_axis(curve, low, 0), np.take_along_axis(curve, low + 1, 0)

@@ -25,6 +25,7 @@ __all__ = [
     "global_mean_forward",
     "mean_backward",
     "mean_forward",
+    "reduced_axes",
 ]
 
 _DRAWS = 512
@@ -105,7 +106,7 @@ def _window_axes(site: Site) -> tuple[int, ...] | None:
 
 def mean_forward(site: Site) -> Sequence[Moments]:
     """Over all positions as above; over other axes the mean of independent elements, or of features with their covariance."""
-    x, axes = site.x, _averaged_axes(site)
+    x, axes = site.x, reduced_axes(site)
     if x.mean.ndim > 1 and x.tokens is None and axes == tuple(range(1, x.mean.ndim)):
         return global_mean_forward(site)
     keep, count = _keeps_axes(site), np.prod([x.shape[axis] for axis in axes])
@@ -162,7 +163,7 @@ def _is_positive(x: Moments) -> bool:
 
 def mean_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """dy / n at every element that was averaged."""
-    dy, x, axes = gradients[0], site.x, _averaged_axes(site)
+    dy, x, axes = gradients[0], site.x, reduced_axes(site)
     assert dy is not None
     if _over_steps(x, axes):
         return [_spread_over_steps(x, dy)]
@@ -211,8 +212,8 @@ def _spread_over_steps(x: Moments, dy: GradientMoments) -> GradientMoments:
     return GradientMoments.of(mean, variance, steps=numbered(within, across, x.shape, hessian))
 
 
-def _averaged_axes(site: Site) -> tuple[int, ...]:
-    """The axes of one example that a node averages."""
+def reduced_axes(site: Site) -> tuple[int, ...]:
+    """The axes of one example that a node reduces."""
     if site.node.op_type == "AveragePool":
         return _window_axes(site) or ()
     value, rank = site.node.inputs[0], site.x.mean.ndim + 1
@@ -220,5 +221,5 @@ def _averaged_axes(site: Site) -> tuple[int, ...]:
     listed = site.array(1) if site.is_static(1) else site.attribute("axes", range(rank))
     axes, batch = {int(axis) % rank for axis in listed}, batch_axis(value)
     if batch in axes:
-        raise UnknownTransferError("it averages over the batch")
+        raise UnknownTransferError("it reduces over the batch")
     return tuple(sorted(axis - (axis > batch) for axis in axes))

@@ -14,6 +14,7 @@ from . import (
     convolution,
     einsum,
     embedding,
+    extremum,
     linear,
     max_pool,
     normalization,
@@ -67,5 +68,11 @@ TABLE: Mapping[str, Transfer] = {
     "MaxPool": Transfer(max_pool.forward, max_pool.backward),
     "GlobalAveragePool": Transfer(pooling.global_mean_forward, pooling.global_mean_backward),
     "ReduceMean": Transfer(pooling.mean_forward, pooling.mean_backward),
+    # the largest or smallest along axes
+    **dict.fromkeys(
+        ("GlobalMaxPool", "ReduceMax", "ReduceMin"), Transfer(extremum.forward, extremum.backward)
+    ),
+    **dict.fromkeys(("ArgMax", "ArgMin"), Transfer(extremum.index_forward, extremum.index_backward)),
+    "GatherElements": Transfer(extremum.taken_forward, extremum.taken_backward),
 }
 """Transfer rule of each op of the standard's domain."""
