@@ -1,7 +1,8 @@
 """Runs a command in a child process, so that the end of native code is told in one line.
 
-Some kernels of onnxruntime end the process on what a graph may hold, as a TopK of a tensor that turns out empty (1.19); a file
-that is overwritten while it is mapped ends it too, and so does the system where memory runs out. Python cannot catch these.
+A file that is overwritten while it is mapped ends a process, and so does the system where memory runs out, or a kernel of
+onnxruntime that meets what it was not written for. Python cannot catch these. (The kernels known to end it on empty tensors are
+kept from them: `graph/empty`.)
 """
 
 from __future__ import annotations
@@ -83,8 +84,7 @@ def _tell(ended_by: signal.Signals) -> int:
     why = (
         "the system ended it, most likely because memory ran out"
         if ended_by == signal.SIGKILL
-        else "native code crashed, most likely an operator of onnxruntime on a tensor that turned out empty at run time "
-        "(TopK, Einsum or a reduction behind a Slice, Compress or NonZero): keep such tensors from being empty"
+        else "native code crashed, most likely an operator of onnxruntime on a tensor that it was not written for"
     )
     print(
         f"gradfuse: stopped by {ended_by.name}: {why}; nothing that was written before is lost",

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from .empty import check_elements, empty_operand
 from .errors import ConversionError
 from .rewriting import without_weights
 
@@ -37,9 +38,10 @@ def evaluator(model: ir.Model) -> Evaluator:
     """What `evaluate` does, for several runs of one graph.
 
     Raises:
-        ConversionError: onnxruntime refuses the graph; the evaluator raises it where a run fails.
+        ConversionError: onnxruntime refuses the graph; the evaluator raises it where a run fails, or a tensor is empty that
+            onnxruntime needs elements of.
     """
-    light, tensors = without_weights(model)
+    light, tensors = without_weights(check_elements(model))
     weights = {name: np.require(tensor.numpy(), requirements="A") for name, tensor in tensors.items()}
     names = [output.name or "" for output in model.graph.outputs]
     is_double = any(value.dtype == ir.DataType.DOUBLE for value in model.graph.inputs)
@@ -70,6 +72,8 @@ def _attempt(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except Exception as error:  # onnxruntime has exceptions of its own for each status
+        if empty := empty_operand(error):
+            raise empty from error
         missing = "Could not find an implementation" in str(error)
         raise ConversionError(
             f"onnxruntime cannot run the graph: {_reason(error)}",

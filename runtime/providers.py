@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..graph.empty import check_elements, empty_operand
 from ..graph.errors import InputError
 from ..graph.rewriting import without_weights
 
@@ -63,8 +64,17 @@ class Session:
         return binding
 
     def run(self, binding: Any) -> None:
-        """Run the graph on what is bound."""
-        self._session.run_with_iobinding(binding)
+        """Run the graph on what is bound.
+
+        Raises:
+            ConversionError: A tensor turned out empty that onnxruntime needs elements of.
+        """
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime has exceptions of its own for each status
+            if empty := empty_operand(error):
+                raise empty from error
+            raise
 
 
 def open_session(
@@ -90,6 +100,7 @@ def open_session(
     options.log_severity_level = 3
     # Operators that a device lacks run on the CPU.
     providers = list(dict.fromkeys((DEVICES[device], DEVICES["cpu"])))
+    model = check_elements(model)
     # What is constant in the graph itself can be folded and packed.
     model, tensors = without_weights(model) if _constant_bytes(model) > _IN_MEMORY else (model, {})
     constants = {

@@ -42,14 +42,22 @@ def start_guarded(body):
     return start(sys.executable, "-c", "\n".join(lines))
 
 
-def test_an_operator_that_ends_the_process_is_told_in_one_line(write_model, tmp_path):
+def test_a_tensor_that_turns_out_empty_is_told_by_name(write_model, tmp_path):
     path = write_model(EMPTY_AT_RUN_TIME, weights=[("w", (4, 3))])
     process = start(sys.executable, "-m", "gradfuse", "convert", str(path), "-o", str(tmp_path / "out.onnx"))
     _, error = process.communicate()
     assert process.returncode == 2
-    assert error.startswith("gradfuse: stopped by SIG")
+    assert "no elements in 'turned', which TopK node" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_crash_is_told_in_one_line():
+    process = start_guarded("os.kill(os.getpid(), signal.SIGFPE)")
+    error = process.communicate()[1]
+    assert process.returncode == 2
+    assert error.startswith("gradfuse: stopped by SIGFPE")
+    assert error.count("\n") == 1
 
 
 def test_memory_that_runs_out_is_told_in_one_line():

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from gradfuse.graph import GradientGraph, InputError
+from gradfuse.graph import ConversionError, GradientGraph, InputError
 from gradfuse.runtime import session
 from gradfuse.runtime.optimizers import AdamW
 from gradfuse.runtime.providers import onnxruntime_for, open_session
@@ -50,6 +50,20 @@ def test_large_constants_are_read_where_they_lie(model, monkeypatch):
         results.append(binding.copy_outputs_to_cpu()[0])
     bias = onnx.graph.initializers["fc2_bias"].const_value.numpy()
     np.testing.assert_allclose(results[1] - bias, 2 * (results[0] - bias), rtol=1e-4, atol=1e-6)
+
+
+def test_a_tensor_that_turns_out_empty_does_not_end_the_process():
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[batch, 3] x, int64[1] n) => (float y) <int64[1] zero = {0}> {
+            h = Slice (x, zero, n, zero) y = ReduceMax <keepdims = 0> (h)
+        }""")
+    opened = open_session(model, threads=1)
+    binding = opened.binding()
+    binding.bind_cpu_input("x", np.ones((2, 3), np.float32))
+    binding.bind_cpu_input("n", np.zeros(1, np.int64))
+    binding.bind_output("y")
+    with pytest.raises(ConversionError, match="no elements in 'h', which ReduceMax"):
+        opened.run(binding)
 
 
 class DeviceMemory:
