@@ -15,6 +15,7 @@ from gradfuse.analysis.moments.draws import fitted_value, sample
 from gradfuse.analysis.moments.state import GradientMoments, Moments
 from gradfuse.analysis.moments.tokens import TokenCorrelation
 from gradfuse.analysis.moments.transfer.sequence import dense, mean_of_tokens, weight_gradient
+from gradfuse.analysis.moments.turned import turned_to
 
 from .analysis_networks import gradient_graph, measured_rms
 from .conftest import TextGraph
@@ -138,3 +139,39 @@ def test_a_graph_convolution(text_graph: TextGraph) -> None:
     for name in ("w", "v", "u"):
         assert 0.75 < predicted[name] / measured[name] < 1.35, name
     assert not any(note.is_unknown for note in state.notes)
+
+
+def test_features_as_tokens_against_draws() -> None:
+    """Elements that share a part with their row, one with their column, and one with all."""
+    rng = np.random.default_rng(3)
+    parts = (rng.standard_normal((40_000, *shape)) for shape in ((1, 1), (5, 1), (1, 4), (5, 4)))
+    draws = sum(scale * part for scale, part in zip((0.4, 0.7, 0.5, 1.0), parts, strict=True)).astype(
+        np.float32
+    )
+    found, expected = turned_to(fitted_value(draws, (0,)), (1,)), fitted_value(draws, (1,)).tokens
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_allclose(found.within, expected.within, atol=0.03)
+    np.testing.assert_allclose(found.between, expected.between, atol=0.03)
+
+
+def test_a_mixture_of_tokens(text_graph: TextGraph) -> None:
+    """An MLP over patches beside one over their features: what each feature receives is correlated over the patches."""
+    body = """
+        p = Conv<strides = [4, 4]>(x, k, b) f = Reshape(p, patches) t = Transpose<perm = [0, 2, 1]>(f)
+        n = LayerNormalization<axis = -1>(t, g, c) m = Transpose<perm = [0, 2, 1]>(n) q = MatMul(m, w) a = Add(q, d)
+        h = Relu(a) v = MatMul(h, u) o = Transpose<perm = [0, 2, 1]>(v) s = Add(t, o)
+        e = LayerNormalization<axis = -1>(s, g, c) r = ReduceMean<keepdims = 0>(e, one) y = MatMul(r, z)
+    """
+    given = {
+        "patches": np.array([0, 14, 16]), "one": np.array([1]), "g": np.ones(14, np.float32), "c": np.zeros(14, np.float32),
+        "b": np.zeros(14, np.float32), "d": np.zeros(24, np.float32),
+    }  # fmt: skip
+    graph = text_graph(
+        body, "float[batch,3,16,16]", loss="cross-entropy", given=given, trained=("b", "c", "d"),
+        k=(14, 3, 4, 4), w=(16, 24), u=(24, 16), z=(14, 10),
+    )  # fmt: skip
+    state, measured = propagate(graph, Assumptions()), probe(graph, Assumptions()).gradients
+    predicted = {value.name: math.sqrt(found.mean_square(32)) for value, found in state.shared.items()}
+    for name in ("k", "b", "c", "w", "d", "u", "z"):
+        assert 0.7 < predicted[name] / measured[name] < 1.4, name

@@ -21,7 +21,8 @@ from ..elementwise_op import evaluate_node, partial_derivatives
 from ..quadrature import Array
 from ..site import Contribution, Operand, Site
 from ..state import Curve, GradientMoments, Moments, ParameterGradient
-from ..tokens import as_rows, of_hadamard, of_sum, sum_variance
+from ..tokens import TokenCorrelation, as_rows, of_hadamard, of_sum, sum_variance
+from ..turned import turned_to
 
 __all__ = [
     "INDEPENDENT",
@@ -138,9 +139,8 @@ def independent_forward(site: Site) -> list[Moments]:
     variance = each(lambda *variances: sum(variances), *(p[1] for p in parts))
     same = all(operand.shape == shape for operand in operands)
     if any(operand.tokens is not None for operand in operands):
-        known = [
-            (o.tokens if o.shape == shape else None, part[1]) for o, part in zip(operands, parts, strict=True)
-        ]
+        alike = _in_common([o if o.shape == shape else None for o in operands])
+        known = [(tokens, part[1]) for tokens, part in zip(alike, parts, strict=True)]
         return [_with_norm(Moments(mean, variance, tokens=of_sum(known, variance)), operands)]
     covariance = lags = channels = None
     if same and any(operand.covariance is not None for operand in operands):
@@ -151,6 +151,18 @@ def independent_forward(site: Site) -> list[Moments]:
         channels = functools.reduce(operator.add, (operand.known_channels for operand in operands))
     total = Moments(mean, variance, covariance, lags=lags, channels=channels)
     return [_with_norm(replace(total, skewness=skewness.of_sum(operands, signs, total)), operands)]
+
+
+def _in_common(operands: Sequence[Moments | None]) -> list[TokenCorrelation | None]:
+    """Their correlation as of sequences with tokens on the same axes: all but the last, where one has its tokens there."""
+    known = {o.tokens.axes for o in operands if o is not None and o.tokens is not None}
+    mixed = [
+        o for o in operands if o is not None and o.tokens is not None and o.mean.ndim - 1 in o.tokens.axes
+    ]
+    if not mixed or (len(known) == 1 and len(mixed) == len(operands)):
+        return [None if o is None else o.tokens for o in operands]
+    axes = tuple(range(mixed[0].mean.ndim - 1))
+    return [None if o is None else turned_to(o, axes) for o in operands]
 
 
 def _product_lags(a: Moments | GradientMoments, b: Moments, variance: Array) -> Autocovariance | None:

@@ -53,7 +53,7 @@ def inverse_std(std: Array, x: Moments, centred: Moments, axes: tuple[int, ...])
         axes: The features' axes.
     """
     spread = norm_spread.of_normal(centred) if x.norm_spread is None else x.norm_spread
-    tokens = () if x.tokens is None else x.tokens.axes
+    tokens = () if centred.tokens is None else centred.tokens.axes
     others = [length for axis, length in enumerate(x.shape) if axis not in (*axes, *tokens)]
     shape = 1.0 / np.clip(spread * np.prod(others), 1e-12, _LARGEST)
     # sqrt(k) Gamma(k - 1/2) / Gamma(k) to the third order in 1 / k.

@@ -31,6 +31,7 @@ from ..tokens import (
     from_rows,
     sum_variance,
 )
+from ..turned import turned_to
 
 __all__ = [
     "dense",
@@ -47,9 +48,7 @@ __all__ = [
 def sequence(moments: Moments | GradientMoments, axes: tuple[int, ...] | None = None) -> TokenCorrelation:
     """The tensor as a sequence whose tokens are on `axes`, by default on all but the last."""
     axes = tuple(range(moments.mean.ndim - 1)) if axes is None else axes
-    if moments.tokens is not None and moments.tokens.axes == axes:
-        return moments.tokens
-    return TokenCorrelation.white(axes, moments.mean.shape)
+    return turned_to(moments, axes) or TokenCorrelation.white(axes, moments.mean.shape)
 
 
 def dense(x: Moments, weight: Array, full: bool) -> Moments:

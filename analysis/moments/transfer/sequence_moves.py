@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..autocovariance import Autocovariance
+from ..channel_covariance import ChannelCovariance
 from ..quadrature import Array
 from ..state import GradientMoments, Moments
-from ..tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows
+from ..tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows, diagonal
+from ..turned import turned_to
 
-__all__ = ["Moved", "moved_back", "moved_forward"]
+__all__ = ["Moved", "moved_back", "moved_forward", "tokens_back"]
 
 FLAT_LIMIT = 4096
 """Elements beyond which a sequence laid out in one row loses its covariance, a matrix of their square."""
@@ -74,9 +77,10 @@ def moved_back(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoment
         return _folded(index, x, dy, dx)
     response = _moved_response(moved, x, dy)
     if moved.axes:
-        if dy.tokens is None or dy.tokens.axes != moved.axes:
+        tokens = turned_to(dy, moved.axes)
+        if tokens is None:
             return dx
-        within, between = dy.tokens.within, dy.tokens.between
+        within, between = tokens.within, tokens.between
     else:
         within = _correlation_of(dy)
         between = np.zeros(within.shape)
@@ -90,6 +94,26 @@ def moved_back(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoment
         ),
         response=response,
     )
+
+
+def tokens_back(index: Array, x: Moments, dy: GradientMoments, dx: GradientMoments) -> GradientMoments:
+    """`dx` of a tensor that became a sequence, every element once, with the correlation that `dy` has; by lags of positions."""
+    assert dy.tokens is not None
+    if not np.array_equal(np.sort(index, None), np.arange(x.mean.size)):
+        return dx
+    moved = Moved.of(np.argsort(index, None).reshape(x.shape), Moments(dy.mean, dy.variance), dy.tokens)
+    if moved is None or not moved.axes:
+        return dx
+    within, between = (_taken(m, moved.features) for m in (dy.tokens.within, dy.tokens.between))
+    tokens = TokenCorrelation(moved.axes, within, between)
+    if x.lags is None or moved.axes != tuple(range(1, x.mean.ndim)):
+        return replace(dx, tokens=tokens)
+    own, common = tokens.covariances(as_rows(np.sqrt(dx.variance), moved.axes))
+    if x.channels is None or own.ndim == 1:
+        lags = Autocovariance.constant(diagonal(common), x.shape[1:]).with_lag0(diagonal(own))
+        return replace(dx, lags=lags)
+    pairs = Autocovariance.constant(common.reshape(-1), x.shape[1:]).with_lag0(own.reshape(-1))
+    return replace(dx, lags=ChannelCovariance(pairs).lags, channels=ChannelCovariance(pairs))
 
 
 def _moved_response(moved: Moved, x: Moments, dy: GradientMoments) -> TokenResponse | None:

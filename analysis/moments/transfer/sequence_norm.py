@@ -79,7 +79,7 @@ def _standardised(site: Site, axes: tuple[int, ...]) -> tuple[Moments, Array]:
     """xhat, and the root of the input's mean square over the features once it is centred."""
     x = site.x
     others = tuple(axis for axis in range(x.mean.ndim) if axis not in axes)
-    tokens = sequence(x, others if x.tokens is None else x.tokens.axes)
+    tokens = sequence(x, others if x.tokens is None or set(axes) & set(x.tokens.axes) else x.tokens.axes)
     centred = x.mean - x.mean.mean(axes, keepdims=True)
     tokens, variance = _centred(tokens, x.variance, x.variance, axes)
     square = (variance + centred**2).mean(axes, keepdims=True) + site.attribute("epsilon", 1e-5)

@@ -18,7 +18,7 @@ from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
 from ..steps import Steps
-from .sequence_moves import moved_back, moved_forward
+from .sequence_moves import moved_back, moved_forward, tokens_back
 
 __all__ = ["backward", "forward", "moved_indices", "static_backward"]
 
@@ -102,6 +102,11 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         back = _out_of_one_row(site.moments(site.varying[0]), gradients[0])
         return [back if index in site.varying else None for index in range(len(site.operands))]
     same = _same_elements(site)
+    if _becomes_sequence(site, gradients):
+        return [
+            _out_of_sequence(site, gradients) if index in site.varying else None
+            for index in range(len(site.operands))
+        ]
     if same is not None and same.tokens is None and same.steps is None and gradients[0] is not None:
         shape, channels = same.shape, same.shape[:1]
         dy = gradients[0]
@@ -133,6 +138,22 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         for x, size, end in zip(site.operands, sizes, ends, strict=True)
     ]
     return _as_sequence(site, gradients, received)
+
+
+def _becomes_sequence(site: Site, gradients: Sequence[GradientMoments | None]) -> bool:
+    """Whether the gradient of what is no sequence yet comes back as that of one."""
+    if len(site.varying) != 1 or len(gradients) != 1 or gradients[0] is None or gradients[0].tokens is None:
+        return False
+    x = site.moments(site.varying[0])
+    return x.tokens is None and x.steps is None
+
+
+def _out_of_sequence(site: Site, gradients: Sequence[GradientMoments | None]) -> GradientMoments:
+    x, dy = site.moments(site.varying[0]), gradients[0]
+    assert dy is not None
+    indices = _indices(site.node, site.operands)
+    mean, variance = (given_back(m, indices[0], x.mean.size).reshape(x.shape) for m in (dy.mean, dy.variance))
+    return tokens_back(indices[0], x, dy, GradientMoments.of(mean, variance))
 
 
 def _as_sequence(
