@@ -9,7 +9,7 @@ import numpy as np
 
 from ..graph.gradient_graph import GradientGraph
 from .attribution import Attribution, attribute
-from .moments import Assumptions, Propagation, propagate
+from .moments import Assumptions, Propagation, mixed, propagate
 from .probe import Measurement
 from .profile import ProfileEntry, make_profile
 from .rare_examples import rare_examples
@@ -46,9 +46,12 @@ def predict(
     assumptions: Assumptions,
     thresholds: Mapping[str, float],
     measurement: Measurement | None = None,
+    *,
+    one_law: bool = False,
 ) -> Prediction:
-    """Propagate moments, and judge them."""
+    """Propagate moments, and judge them; by one law of the inputs alone if so asked."""
     state = propagate(gradients, assumptions)
+    state = state if one_law else mixed(state)
     steps, profile = trunk(state), make_profile(state, measurement)
     attribution = attribute(steps)
     rare = rare_examples(state, steps, thresholds)

@@ -36,7 +36,7 @@ class Recomputation:
     def seconds(self) -> float:
         """What a prediction takes, estimated."""
         state = self.prediction.state
-        return propagation_seconds(state.values, state.full_covariance, state.all_steps)
+        return state.laws * propagation_seconds(state.values, state.full_covariance, state.all_steps)
 
     @property
     def fits(self) -> bool:
@@ -52,10 +52,12 @@ class Recomputation:
         if not self.fits:
             raise BudgetSpentError
         self.runs += 1
-        return predict(changed(), self.prediction.state.assumptions, self.prediction.thresholds)
+        state = self.prediction.state
+        return predict(changed(), state.assumptions, self.prediction.thresholds, one_law=state.laws == 1)
 
     def budget_for(self, more: int) -> float:
         """The budget within which as many more predictions would fit, with all covariances that it may bring with it."""
         state = self.prediction.state
         everything = dict.fromkeys(state.full_covariance, True)
-        return (self.runs + more) * propagation_seconds(state.values, everything, frozenset(everything))
+        seconds = propagation_seconds(state.values, everything, frozenset(everything))
+        return (self.runs + more) * state.laws * seconds

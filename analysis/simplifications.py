@@ -11,7 +11,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from .moments import Moments, Note, Propagation
+from .moments import Moments, Note, Propagation, gathers_examples
 from .moments.transfer.recurrent.cells import CELLS
 
 __all__ = ["simplifications"]
@@ -52,6 +52,11 @@ class _Network:
             if value is not None and value.name in names
         )
 
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether one law of the inputs is not enough."""
+        return gathers_examples(self.state)
+
     def joins(self, node: ir.Node) -> bool:
         """Whether more than one operand depends on the inputs, and they are not followed together."""
         inputs = {value for value in node.inputs if value in self.dependent}
@@ -82,6 +87,10 @@ def _ends_in_positions(network: _Network, node: ir.Node) -> bool:
     return output in node.outputs and isinstance(result, Moments) and result.mean.ndim > 1
 
 
+def _ends(network: _Network, node: ir.Node) -> bool:
+    return network.state.output in node.outputs and network.gathers
+
+
 _KINDS: Mapping[str, Callable[[_Network, ir.Node], bool]] = {
     "its summands, a branch and a skip for instance, are taken as uncorrelated": lambda network, node: (
         node.op_type in ("Add", "Sub", "Sum") and network.joins(node)
@@ -102,6 +111,12 @@ _KINDS: Mapping[str, Callable[[_Network, ir.Node], bool]] = {
         and node.attributes.get_string("direction", "forward") == "bidirectional"
     ),
     "other nodes read its weight as well: what each adds to the gradient is taken as uncorrelated": _is_read_again,
+    "its gradients are the mean over several laws of the inputs, its values by one": lambda network, node: (
+        _ends(network, node) and network.state.laws > 1
+    ),
+    "several laws of its inputs would be too much: gradients by one may be twice too large": lambda network, node: (
+        _ends(network, node) and network.state.laws == 1
+    ),
     "the loss's positions are taken as alike, and what they receive as uncorrelated": _ends_in_positions,
 }
 """By what is said: which nodes it is said of."""

@@ -2,6 +2,7 @@
 
 from .budget import propagation_seconds
 from .engine import Assumptions, Note, Propagation, propagate
+from .mixture import gathers_examples, mixed
 from .state import GradientMoments, Moments, ParameterGradient
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Note",
     "ParameterGradient",
     "Propagation",
+    "gathers_examples",
+    "mixed",
     "propagate",
     "propagation_seconds",
 ]

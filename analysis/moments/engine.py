@@ -87,6 +87,8 @@ class Propagation:
             the budget, or only the variance of each.
         all_steps: The recurrent layers of which it was carried for all channels of all steps.
         memory: What rules keep from the forward pass for the backward pass.
+        whole: Gradients of tensors that do not depend on the example element by element, where they were asked for.
+        laws: How many laws of the inputs the gradients are the mean of (see `mixture`).
     """
 
     gradients: GradientGraph
@@ -101,6 +103,8 @@ class Propagation:
     full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
     all_steps: frozenset[ir.Node] = frozenset()
     memory: dict[ir.Node, object] = field(default_factory=dict, repr=False)
+    whole: Mapping[ir.Value, ParameterGradient] = field(default_factory=dict, repr=False)
+    laws: int = 1
 
     def site(self, node: ir.Node, operands: tuple[Operand, ...], results: tuple[Moments, ...] = ()) -> Site:
         """What a rule sees of `node`."""
@@ -109,8 +113,14 @@ class Propagation:
         return Site(node, operands, results, self.assumptions.batch_size, full, every, self.memory)
 
 
-def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation:
-    """Moments of every value and gradient of `gradients` at the present weights."""
+def propagate(gradients: GradientGraph, assumptions: Assumptions, *, whole: bool = False) -> Propagation:
+    """Moments of every value and gradient of `gradients` at the present weights.
+
+    Args:
+        gradients: The graph.
+        assumptions: What is taken for granted.
+        whole: Whether to keep each element of the parameters' gradients.
+    """
     graph, output = forward_graph(gradients)
     nodes = _ancestors(graph, output)
     plan = covariance_plan(nodes, assumptions.budget)
@@ -121,7 +131,7 @@ def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation
     drawing = Drawing(nodes, state.values)
     with np.errstate(all="ignore"):
         _Forward(state, drawing).run()
-        _Backward(state, drawing).run()
+        _Backward(state, drawing, whole).run()
     return state
 
 
@@ -242,13 +252,13 @@ class _Forward:
 class _Backward:
     """Gradients, from the output to the inputs and parameters."""
 
-    def __init__(self, state: Propagation, drawing: Drawing) -> None:
+    def __init__(self, state: Propagation, drawing: Drawing, whole: bool) -> None:
         self.state, self.values, self.drawing = state, state.values, drawing
         self.plain: dict[ir.Value, GradientMoments] = {}
         self.seeds: dict[ir.Value, dict[int, Seed]] = defaultdict(dict)
         self.by_name = {value.name: value for value in state.values}
         self.trained = _made_of_parameters(state)
-        self.read_once = _read_once(state)
+        self.keeps_whole, self.read_once = whole, set() if whole else _read_once(state)
         self.shared: dict[ir.Value, ParameterGradient] = {}
 
     def run(self) -> None:
@@ -270,6 +280,8 @@ class _Backward:
             if value.producer() is None and isinstance(self.values[value], Moments):
                 self._settle(value)
         self.state.shared.update((value, gradient.summary()) for value, gradient in self.shared.items())
+        if self.keeps_whole:
+            self.state.whole = self.shared
 
     def _note_unlisted_loss(self, output: ir.Value) -> None:
         name, producer = self.state.gradients.loss, output.producer()

@@ -1,0 +1,146 @@
+"""Gradients of a network that gathers its examples into groups, from several normal laws that make up that of its inputs.
+
+Every layer takes what it receives as normal. LayerNormalization brings each example to one norm, and training gathers what
+lies there around few centres: between them, where a normal law puts many examples, there are hardly any, and gradients are
+largest. So the input is taken apart, x = a + e with a ~ N(mean, variance / 2) and e ~ N(0, variance / 2). Given a, each layer
+is nearer to a normal law, and over draws of a moments add up (Gaussian sums: Alspach and Sorenson 1972; the law of total
+expectation), with G the gradient of one example and M_a = E[G | a]:
+
+    E G^2 = E_a E[G^2 | a]          (E G)^2 = E M_a M_b of independent a and b, without bias from few draws
+
+Nothing is executed: what is propagated are the moments given a.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from .budget import propagation_seconds
+from .engine import Assumptions, Propagation, propagate
+from .quadrature import Array
+from .state import GradientSummary, Moments, ParameterGradient
+
+__all__ = ["LAWS", "gathers_examples", "mixed", "of_laws"]
+
+LAWS = 16
+"""Normal laws that the inputs' is made up of: pairs of a and -a."""
+
+_SHARE = 0.5
+"""Share of the variance that a has."""
+
+_MAX_WEIGHTS = 4_000_000
+"""Elements of all parameters beyond which their gradients, held as means and variances, would take much memory."""
+
+_DECIDED = 1.0
+"""Variance of the outputs about their mean from which on a softmax is no longer nearly linear: the network tells its
+examples apart."""
+
+
+def mixed(state: Propagation) -> Propagation:
+    """Gradients by several laws where one law is not enough and they fit the budget; the values stay those of one law."""
+    value = _dense_input(state)
+    if value is None or not gathers_examples(state) or not _fits(state):
+        return state
+    return of_laws(state, list(_laws(state, value)))
+
+
+def gathers_examples(state: Propagation) -> bool:
+    """Whether one law is not enough: examples are vectors, normalised each by itself, and told apart."""
+    output = _moments(state, state.output)
+    spread = np.mean(output.variance) - (0.0 if output.covariance is None else np.mean(output.covariance))
+    normalised = any(node.op_type == "LayerNormalization" for node in state.nodes)
+    return bool(spread > _DECIDED) and normalised and _dense_input(state) is not None
+
+
+def of_laws(state: Propagation, pairs: Sequence[tuple[Assumptions, Assumptions]]) -> Propagation:
+    """The same with the gradients of inputs that follow each of these laws equally often.
+
+    Args:
+        state: By one law.
+        pairs: Laws; those of different pairs are independent draws.
+    """
+    total = _Total(len(pairs))
+    for pair in pairs:
+        total.add([propagate(state.gradients, law, whole=True) for law in pair])
+    return replace(
+        state,
+        arrived={value: total.arrived(value, held) for value, held in state.arrived.items()},
+        shared={value: total.shared(value, held) for value, held in state.shared.items()},
+        laws=sum(len(pair) for pair in pairs),
+    )
+
+
+def _dense_input(state: Propagation) -> ir.Value | None:
+    """The only input, where an example of it is a vector."""
+    inputs = [v for v, m in state.values.items() if v.producer() is None and isinstance(m, Moments)]
+    return inputs[0] if len(inputs) == 1 and len(_moments(state, inputs[0]).shape) == 1 else None
+
+
+def _moments(state: Propagation, value: ir.Value) -> Moments:
+    moments = state.values[value]
+    assert isinstance(moments, Moments)
+    return moments
+
+
+def _fits(state: Propagation) -> bool:
+    seconds = propagation_seconds(state.values, state.full_covariance, state.all_steps)
+    weights = sum(state.gradients.source.sizes.values())
+    return LAWS * seconds <= state.assumptions.budget and weights <= _MAX_WEIGHTS
+
+
+def _laws(state: Propagation, value: ir.Value) -> Iterator[tuple[Assumptions, Assumptions]]:
+    x, rng = _moments(state, value), np.random.default_rng(0)
+    for _ in range(LAWS // 2):
+        a = np.sqrt(_SHARE * x.variance) * rng.standard_normal(x.shape)
+        first, second = (
+            replace(state.assumptions, mean=x.mean + sign * a, variance=(1.0 - _SHARE) * x.variance)
+            for sign in (1.0, -1.0)
+        )
+        yield first, second
+
+
+@dataclass
+class _Total:
+    """What the laws' propagations add up to, by the names of tensors."""
+
+    pairs: int
+    second: defaultdict[str | None, float] = field(default_factory=lambda: defaultdict(float))
+    largest: defaultdict[str | None, float] = field(default_factory=lambda: defaultdict(float))
+    means: dict[str | None, Array] = field(default_factory=dict)
+    squares: defaultdict[str | None, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, states: Sequence[Propagation]) -> None:
+        """Those of one pair."""
+        share = 1.0 / (self.pairs * len(states))
+        for state in states:
+            for value, summary in (*state.arrived.items(), *state.shared.items()):
+                self.second[value.name] += share * (summary.means + summary.variances)
+                self.largest[value.name] = float(np.maximum(self.largest[value.name], summary.largest))
+        for value in states[0].whole:
+            mean = _mean([state.whole[value] for state in states]) / self.pairs
+            self.means[value.name] = self.means.get(value.name, 0.0) + mean
+            self.squares[value.name] += float(np.sum(mean**2))
+
+    def arrived(self, value: ir.Value, held: GradientSummary) -> GradientSummary:
+        """Of a tensor that depends on the example; its mean is that of one law."""
+        second = self.second[value.name]
+        means = min(held.means, second)
+        return GradientSummary(means, second - means, self.largest[value.name], held.size)
+
+    def shared(self, value: ir.Value, held: GradientSummary) -> GradientSummary:
+        """Of a tensor that does not."""
+        if value.name not in self.means:
+            return held
+        second, squares = self.second[value.name], self.squares[value.name]
+        coherent = (float(np.sum(self.means[value.name] ** 2)) - squares) * self.pairs / (self.pairs - 1)
+        means = float(np.clip(coherent, 0.0, second))
+        return GradientSummary(means, second - means, self.largest[value.name], held.size)
+
+
+def _mean(gradients: Sequence[ParameterGradient]) -> Array:
+    return np.asarray(np.mean([gradient.mean for gradient in gradients], 0))

@@ -1,0 +1,107 @@
+"""Gradients by several laws of the inputs, against one law, gradients at single inputs, and measured ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradfuse.analysis import analyse
+from gradfuse.analysis.moments import Assumptions, Propagation, mixed, propagate
+from gradfuse.analysis.moments.mixture import LAWS, of_laws
+from gradfuse.analysis.simplifications import simplifications
+
+from .analysis_networks import gradient_graph, measured_rms
+
+INPUTS, WIDTH, CLASSES = 12, 32, 10
+
+
+def _gathering(depth: int = 4, norm: bool = True, head: float = 8.0) -> nn.Sequential:
+    """Every layer brings what is near one of its codes nearer to one of the next layer's, as training teaches classifiers."""
+    torch.manual_seed(0)
+    codes = [torch.randn(CLASSES, n) for n in (INPUTS, *[WIDTH] * depth)]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(codes):
+        layer = nn.Linear(before.shape[1], WIDTH, bias=False)
+        weight = torch.randn(layer.weight.shape) / before.shape[1] ** 0.5 + after.T @ before / before.shape[1]
+        layer.weight = nn.Parameter(weight)
+        layers += [layer, *([nn.LayerNorm(WIDTH)] if norm else []), nn.Tanh()]
+    last = nn.Linear(WIDTH, CLASSES)
+    last.weight = nn.Parameter(head * codes[-1] / WIDTH)
+    return nn.Sequential(*layers, last)
+
+
+def _rms(state: Propagation, module: nn.Module) -> dict[str, float]:
+    by_name = {value.name: summary for value, summary in state.shared.items()}
+    size = state.assumptions.batch_size
+    return {name: by_name[name].mean_square(size) ** 0.5 for name, _ in module.named_parameters()}
+
+
+def test_gathered_examples_need_more_than_one_law() -> None:
+    module = _gathering()
+    graph = gradient_graph(module, (INPUTS,))
+    by_one = _rms(propagate(graph, Assumptions()), module)
+    by_several = {entry.tensor: entry.grad_rms for entry in analyse(graph).profile}
+    measured, worst = measured_rms(module, (INPUTS,)), []
+    for predicted in (by_several, by_one):
+        ratios = [np.log(predicted[name] / rms) for name, rms in measured.items()]
+        worst.append(float(np.exp(np.max(np.abs(ratios)))))
+    assert worst[0] < 1.25
+    assert worst[1] > 1.25
+
+
+def test_laws_that_are_alike_give_what_one_gives() -> None:
+    module = _gathering(2)
+    state = propagate(gradient_graph(module, (INPUTS,)), Assumptions())
+    several = of_laws(state, [(state.assumptions, state.assumptions)] * 2)
+    assert several.laws == 4
+    for value, summary in state.shared.items():
+        assert several.shared[value].means == pytest.approx(summary.means)
+        assert several.shared[value].variances == pytest.approx(summary.variances)
+    for value, summary in state.arrived.items():
+        assert several.arrived[value].mean_square(1) == pytest.approx(summary.mean_square(1))
+        assert several.arrived[value].largest == pytest.approx(summary.largest)
+
+
+def test_laws_of_hardly_any_variance_give_the_mean_over_their_inputs() -> None:
+    module, size = _gathering(2, norm=False), 4
+    points = torch.randn(3, 2, INPUTS, generator=torch.Generator().manual_seed(1))
+    state = propagate(gradient_graph(module, (INPUTS,)), Assumptions(batch_size=size))
+    laws = [
+        tuple(replace(state.assumptions, mean=point.double().numpy(), variance=1e-10) for point in pair)
+        for pair in points
+    ]
+    predicted = _rms(of_laws(state, laws), module)  # type: ignore[arg-type]
+    gradients = {name: torch.zeros(3, 2, CLASSES, *p.shape) for name, p in module.named_parameters()}
+    for index in np.ndindex(3, 2, CLASSES):
+        module.zero_grad()
+        nn.functional.cross_entropy(module(points[index[:2]]), torch.tensor(index[2])).backward()
+        for name, parameter in module.named_parameters():
+            gradients[name][index] = parameter.grad
+    for name, each in gradients.items():
+        pairs = each.mean((1, 2))
+        # E M_a M_b of different pairs
+        coherent = max(float((pairs.sum(0) ** 2 - pairs.square().sum(0)).mean()) / 6, 0.0)
+        expected = ((float(each.square().mean()) - coherent) / size + coherent) ** 0.5
+        assert predicted[name] == pytest.approx(expected, rel=1e-3), name
+
+
+def test_only_networks_that_tell_their_examples_apart_take_several_laws() -> None:
+    def laws(module: nn.Module, *shape: int) -> int:
+        return mixed(propagate(gradient_graph(module, shape), Assumptions())).laws
+
+    assert laws(_gathering(2, norm=False), INPUTS) == 1
+    assert laws(_gathering(2, head=0.5), INPUTS) == 1
+    tokens = nn.Sequential(*_gathering(2)[:-1], nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES))
+    assert laws(tokens, 3, INPUTS) == 1
+
+
+@pytest.mark.parametrize(("budget", "laws", "said"), [(10.0, LAWS, "several laws"), (0.01, 1, "too much")])
+def test_a_report_says_which_laws_it_took(budget: float, laws: int, said: str) -> None:
+    state = mixed(propagate(gradient_graph(_gathering(2), (INPUTS,)), Assumptions(budget=budget)))
+    assert state.laws == laws
+    assert [said in note.text for note in simplifications(state)] == [True]
