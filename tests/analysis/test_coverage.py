@@ -46,7 +46,9 @@ def test_quotient_of_two_tensors_that_vary(text_graph: Callable[..., GradientGra
 
 def test_weight_that_multiplies_from_the_left(text_graph: Callable[..., GradientGraph]) -> None:
     body = "h = MatMul(a, x) f = Flatten(h) y = MatMul(f, b)"
-    assert predict(text_graph(body, x="float[batch,6,16]", a=(4, 6), b=(64, 10))) == ["MatMul"]
+    graph = text_graph(body, x="float[batch,6,16]", a=(4, 6), b=(64, 10))
+    assert predict(graph) == []
+    assert_close(graph, (6, 16), 1.3)
 
 
 def test_sequences_whose_batch_is_the_second_axis(text_graph: Callable[..., GradientGraph]) -> None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..autocovariance import Autocovariance
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site, batch_axis
 from ..state import GradientMoments, Moments, ParameterGradient
 from ..tokens import TokenCorrelation, of_sum
+from .whole_channels import joined_moments, picked_gradient
 
 __all__ = ["backward", "forward"]
 
@@ -26,7 +26,7 @@ def forward(site: Site) -> Sequence[Moments]:
     )
     known = {part.tokens.axes for part in parts if part.tokens is not None}
     if len(known) != 1:
-        return [replace(joined, lags=_joined_lags(parts, axis))]
+        return [joined_moments(parts, joined) if axis == 0 else joined]
     axes = known.pop()
     tokens = _longer(parts, joined, axis) if axis in axes else _wider(parts, axes, axis)
     return [replace(joined, tokens=tokens)]
@@ -43,33 +43,13 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
         mean, variance = (np.take(a, np.arange(start, stop), axis) for a in (dy.mean, dy.variance))
         if index in site.varying:
             cut = GradientMoments.of(mean, variance, tokens=_cut(dy, axis, start, stop))
-            received.append(_of_channels(cut, dy, slice(start, stop)) if axis == 0 and dy.lags else cut)
+            whole = axis == 0 and dy.tokens is None
+            received.append(picked_gradient(dy, np.arange(start, stop)) if whole else cut)
         else:
             shape = site.array(index).shape
             received.append(ParameterGradient(mean.reshape(shape), variance.reshape(shape)))
         start = stop
     return received
-
-
-def _joined_lags(parts: Sequence[Moments], axis: int) -> Autocovariance | None:
-    """More channels, each with its own autocovariance."""
-    if axis != 0 or all(part.lags is None for part in parts):
-        return None
-    lags = [part.known_lags for part in parts]
-    near, far = (np.concatenate([getattr(k, name) for k in lags]) for name in ("near", "far"))
-    return Autocovariance(near, far, lags[0].lengths)
-
-
-def _of_channels(cut: GradientMoments, dy: GradientMoments, channels: slice) -> GradientMoments:
-    """With what is known of these channels over positions."""
-    total = None if dy.tilted_total is None else dy.tilted_total[channels]
-    return replace(
-        cut,
-        lags=dy.known_lags.channels(channels),
-        cancelled=dy.cancelled[channels],
-        tilt=dy.tilt[channels],
-        tilted_total=total,
-    )
 
 
 def _axis(site: Site) -> int:

@@ -19,6 +19,7 @@ from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
 from ..steps import Steps
 from .sequence_moves import moved_back, moved_forward, tokens_back
+from .whole_channels import picked_channels, picked_moments, put_back
 
 __all__ = ["backward", "forward", "moved_indices", "static_backward"]
 
@@ -35,6 +36,9 @@ def forward(site: Site) -> Sequence[Moments]:
         return [moved_forward(index, x, y) for index, y in zip(indices, moved, strict=True)]
     if _is_row_of_positions(site):
         return [_in_one_row(x, y) for y in moved]
+    picked = _picked_channels(site)
+    if picked is not None:
+        return [picked_moments(x, channels, y) for channels, y in zip(picked, moved, strict=True)]
     shared = _same_elements(site)
     if shared is None:
         return moved
@@ -44,6 +48,32 @@ def forward(site: Site) -> Sequence[Moments]:
         else replace(y, lags=_lags_of(shared, y.shape))
         for y in moved
     ]
+
+
+def _picked_channels(site: Site) -> list[Array] | None:
+    """For each output the channels that it has of the one input; None where an output is made of something else."""
+    if len(site.varying) != 1:
+        return None
+    x = site.moments(site.varying[0])
+    if x.tokens is not None or x.steps is not None or x.mean.ndim < 1:
+        return None
+    found = [picked_channels(index, x.shape) for index in _indices(site.node, site.operands)]
+    return None if any(channels is None for channels in found) else [c for c in found if c is not None]
+
+
+def _put_back(
+    site: Site, picked: Sequence[Array], gradients: Sequence[GradientMoments | None]
+) -> list[Contribution]:
+    """Each output's gradient to the channels that it has."""
+    position = site.varying[0]
+    parts = [
+        put_back(dy, channels, site.moments(position).shape)
+        for dy, channels in zip(gradients, picked, strict=True)
+        if dy is not None
+    ]
+    received: list[Contribution] = [None] * len(site.operands)
+    received[position] = functools.reduce(lambda a, b: a + b, parts)
+    return received
 
 
 def _is_row_of_positions(site: Site) -> bool:
@@ -101,6 +131,9 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     if _is_row_of_positions(site) and gradients[0] is not None:
         back = _out_of_one_row(site.moments(site.varying[0]), gradients[0])
         return [back if index in site.varying else None for index in range(len(site.operands))]
+    picked = _picked_channels(site)
+    if picked is not None:
+        return _put_back(site, picked, gradients)
     same = _same_elements(site)
     if _becomes_sequence(site, gradients):
         return [
