@@ -129,6 +129,6 @@ def _sha256(model: ir.Model) -> str:
     digest = hashlib.sha256(ir.serde.serialize_model(light).SerializeToString())
     for tensor in tensors.values():
         array = tensor.numpy()
-        digest.update(np.ascontiguousarray(array).data.cast("B"))
+        digest.update(array.reshape(-1).view(np.uint8).data)
         release(array)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ Exit codes: 0 clean, 1 findings at or above `--fail-on`, 2 the tool could not do
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from .train import train
 
 __all__ = ["app", "main", "run"]
 
+_ALLOCATIONS = 100_000
+"""Objects from which on garbage is looked for among them; Python's own number is 700."""
+
 app = typer.Typer(
     name="gradfuse",
     help="Train PyTorch and Keras models on ONNX Runtime; know beforehand where their gradients will explode.",
@@ -35,6 +39,8 @@ for command in (convert, report, fuse, train, compare, explain, doctor):
 
 def run() -> int:
     """Run the command that this process was started with; a crash of native code becomes one line and exit code 2."""
+    # Modules and graphs live until the end: to look for garbage among them, over and over, is a tenth of a report's time.
+    gc.set_threshold(_ALLOCATIONS)
     return run_guarded(main)
 
 

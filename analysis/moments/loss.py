@@ -12,7 +12,7 @@ that do not count are taken to be none. A loss that is not listed is taken as th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,8 +51,8 @@ def output_gradient(loss: str, output: Moments, frequencies: Array | None = None
     mean, second, hessian = head(output, **_parameters(loss))
     if second.shape == mean.shape:
         return GradientMoments.of(mean, np.maximum(second - mean**2, 0.0))
-    covariance = second - np.outer(mean, mean)
-    return GradientMoments.of(mean, np.maximum(np.diag(covariance), 0.0), covariance, hessian)
+    second -= np.outer(mean, mean)
+    return GradientMoments.of(mean, np.maximum(np.diag(second), 0.0), second, hessian)
 
 
 def _parameters(loss: str) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def _cross_entropy(
     return _of_logits(output, target, square)
 
 
-def _of_logits(output: Moments, target: Array, target_square: Array) -> Head:
-    """From E[t] and E[t t'] of the labels t as probabilities."""
+def _of_logits(output: Moments, target: Array, second: Array) -> Head:
+    """From E[t] and E[t t'] of the labels t as probabilities; the latter's memory is used."""
     p = _draws(output)
     p -= p.max(1, keepdims=True)
     p = np.exp(p, out=p)
@@ -91,7 +91,7 @@ def _of_logits(output: Moments, target: Array, target_square: Array) -> Head:
     square = p.T @ p
     square /= len(p)
     del p
-    second = target_square + square
+    second += square
     for cross in ((mean, target), (target, mean)):
         second -= np.outer(*cross)
     hessian = np.negative(square, out=square)
@@ -240,23 +240,17 @@ def _draws(output: Moments) -> Array:
     """Fixed antithetic draws of the output, `[draws, elements]`."""
     n = output.mean.size
     count = int(max(64, min(_DRAWS, _MAX_NUMBERS // n))) // 2
-    xi, z = _standard_normal(count, n), np.empty((2 * count, n))
+    z = np.empty((2 * count, n))
+    xi, opposite = z[:count], z[count:]
+    np.random.default_rng(0).standard_normal(out=xi)
     if output.covariance is not None and output.mean.ndim == 1:
         values, vectors = np.linalg.eigh(output.covariance)
-        np.matmul(xi, (vectors * np.sqrt(np.maximum(values, 0.0))).T, out=z[:count])
+        xi[:] = xi @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
     else:
-        np.multiply(xi, np.sqrt(output.variance.reshape(-1)), out=z[:count])
-    np.negative(z[:count], out=z[count:])
+        xi *= np.sqrt(output.variance.reshape(-1))
+    np.negative(xi, out=opposite)
     z += output.mean.reshape(-1)
     return z
-
-
-@lru_cache(maxsize=2)
-def _standard_normal(count: int, n: int) -> Array:
-    """The same in every run, and kept for the next: at most _MAX_NUMBERS / 2 numbers each."""
-    xi = np.random.default_rng(0).standard_normal((count, n))
-    xi.flags.writeable = False
-    return xi
 
 
 def _moments_over_draws(slope: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:

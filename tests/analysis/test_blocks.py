@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gradfuse.analysis.moments import Assumptions, blocks, curves, propagate, state
-from gradfuse.analysis.moments.blocks import gram, mean_square, product, times
+from gradfuse.analysis.moments.blocks import aligned, gram, mean_square, product, times
 from gradfuse.analysis.moments.state import GradientByRows, ParameterGradient
+from gradfuse.analysis.moments.transfer.taps import summed
 
 from .conftest import TextGraph
 
@@ -93,6 +94,29 @@ def test_a_float32_matrix_takes_columns_of_any_scale() -> None:
         np.testing.assert_allclose(times(matrix, scale * columns), scale * (matrix @ columns), rtol=1e-5)
     assert np.all(times(matrix, np.zeros((5, 1))) == 0)
     assert np.all(np.isnan(times(matrix, np.full((5, 1), np.nan))))
+
+
+@pytest.mark.parametrize("kernel", [(), (1,), (3, 2)])
+def test_sums_over_taps(monkeypatch: pytest.MonkeyPatch, kernel: tuple[int, ...]) -> None:
+    monkeypatch.setattr(blocks, "_BLOCK", 20)
+    rng, taps = np.random.default_rng(0), tuple(range(2, 2 + len(kernel)))
+    weight, shares = rng.standard_normal((5, 4, *kernel)), rng.uniform(0.1, 1.0, kernel)
+    for square in (False, True):
+        power = weight ** (2 if square else 1)
+        np.testing.assert_allclose(summed(weight, square=square), power.sum(taps), rtol=1e-12)
+        by_share = summed(weight, shares.reshape(-1), square)
+        np.testing.assert_allclose(by_share, (power * shares).sum(taps), rtol=1e-12)
+
+
+def test_a_weight_at_an_address_that_does_not_fit_its_type() -> None:
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    beside = np.frombuffer(b"a" + weight.tobytes(), np.float32, offset=1).reshape(3, 4).T
+    assert not beside.flags.aligned
+    moved = aligned(beside)
+    assert moved.flags.aligned
+    assert moved.strides == beside.strides
+    np.testing.assert_array_equal(moved, weight.T)
+    assert aligned(weight) is weight
 
 
 def test_too_many_features_for_a_matrix_say_the_same_by_their_tilt(

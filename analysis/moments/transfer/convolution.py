@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..autocovariance import Autocovariance
-from ..blocks import blocks_of, each, one_of
+from ..blocks import aligned, blocks_of, each, one_of, product
 from ..channel_covariance import ChannelCovariance
 from ..quadrature import Array
 from ..site import Contribution, Site
@@ -116,12 +116,13 @@ class Geometry:
         index: Any = (*steps, *taps)
         return np.moveaxis(view[index], range(-rank, 0), range(1, rank + 1))
 
-    def convolve(self, x: Array, weight: Array) -> Array:
-        """x `[C, *S]`, weight `[O, C / groups, *kernel]`."""
+    def convolve(self, x: Array, weight: Array, square: bool = False) -> Array:
+        """x `[C, *S]`, weight `[O, C / groups, *kernel]`, or its squares."""
         if are_alike(x):
             outputs = self.lengths(x.shape[1:])
-            each_one = per_group(_weighed(weight, self.shares(x.shape[1:], outputs)), _one(x), self.groups)
-            return _everywhere(each_one, outputs)
+            matrix = summed(weight, self.shares(x.shape[1:], outputs).reshape(-1), square)
+            return _everywhere(per_group(matrix, _one(x), self.groups), outputs)
+        weight = np.square(weight) if square else weight
         rank, columns = len(self.kernel), self.windows(x)
         parts = [
             np.tensordot(w, c, rank + 1)
@@ -129,12 +130,13 @@ class Geometry:
         ]
         return np.concatenate(parts)
 
-    def transpose(self, y: Array, weight: Array, shape: tuple[int, ...]) -> Array:
+    def transpose(self, y: Array, weight: Array, shape: tuple[int, ...], square: bool = False) -> Array:
         """The adjoint of `convolve`, for an input of this shape."""
         if are_alike(y):
             shares = self.shares(shape[1:], y.shape[1:]) * (np.prod(y.shape[1:]) / np.prod(shape[1:]))
-            matrix = turned(_weighed(weight, shares), self.groups)
+            matrix = turned(summed(weight, shares.reshape(-1), square), self.groups)
             return _everywhere(per_group(matrix, _one(y), self.groups), shape[1:])
+        weight = np.square(weight) if square else weight
         groups = zip(np.split(weight, self.groups), np.split(y, self.groups), strict=True)
         columns = np.concatenate([np.tensordot(w, g, (0, 0)) for w, g in groups])
         lengths = [n + before + after for n, (before, after) in zip(shape[1:], self.pads, strict=True)]
@@ -175,11 +177,6 @@ def _everywhere(channels: Array, lengths: tuple[int, ...]) -> Array:
     return np.broadcast_to(channels.reshape(-1, *[1] * len(lengths)), (len(channels), *lengths))
 
 
-def _weighed(weight: Array, shares: Array) -> Array:
-    """Sum over the taps, each by its share, `[O, C / groups]`."""
-    return summed(weight, shares.reshape(-1))
-
-
 def forward(site: Site) -> Sequence[Moments]:
     """y = W * x + b."""
     weight, geometry = _weight(site)
@@ -214,7 +211,7 @@ def average_pool_backward(site: Site, gradients: Sequence[GradientMoments | None
 
 
 def _weight(site: Site) -> tuple[Array, Geometry]:
-    weight = site.array(1)
+    weight = aligned(site.array(1))
     weight = weight if weight.dtype == np.float64 else weight.astype(np.float32, copy=False)
     return weight, Geometry.of(site, weight.shape[2:], site.attribute("group", 1))
 
@@ -259,12 +256,11 @@ def _mean(x: Array) -> Array:
 def convolved(x: Moments, weight: Array, geometry: Geometry, full: bool = False) -> Moments:
     """Moments of W * x, with the covariance between channels where it is asked for."""
     x = _settled(x, (len(weight), *geometry.lengths(x.shape[1:])))
-    squares = np.square(weight)
-    y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, squares))
+    y = Moments(geometry.convolve(x.mean, weight), geometry.convolve(x.variance, weight, square=True))
     lags, channels = _through(x, weight, geometry, full)
     variance = y.variance
     if channels is not None or math.prod(geometry.kernel) > 1:  # one tap reads no two positions
-        variance = _corrected(variance, lags, x.known_lags, summed(squares), geometry)
+        variance = _corrected(variance, lags, x.known_lags, summed(weight, square=True), geometry)
     lags, average = strided(lags, geometry.strides, variance.shape[1:]), _mean(variance)
     if channels is not None:
         kept = strided(channels.pairs, geometry.strides, variance.shape[1:])
@@ -276,13 +272,15 @@ def adjoint(
     shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry, full: bool = False
 ) -> GradientMoments:
     """Moments of what a convolution's input of this shape receives, or of what a transposed convolution gives."""
-    mean, squares = geometry.transpose(dy.mean, weight, shape), np.square(weight)
-    variance = geometry.transpose(dy.variance, squares, shape)
+    mean, variance = (
+        geometry.transpose(moment, weight, shape, square)
+        for moment, square in ((dy.mean, False), (dy.variance, True))
+    )
     apart = _spread(dy, geometry, shape[1:], full)
     lags, channels = _through(apart, weight, geometry, full, back=True)
     if channels is not None or math.prod(geometry.kernel) > 1:
-        turned_squares = turned(summed(squares), geometry.groups)
-        variance = _corrected(variance, lags, apart.known_lags, turned_squares, geometry)
+        squares = turned(summed(weight, square=True), geometry.groups)
+        variance = _corrected(variance, lags, apart.known_lags, squares, geometry)
     scaled = lags.scaled_to(_mean(variance))
     total = (
         _total(shape, dy, weight, geometry)
@@ -433,10 +431,10 @@ def weight_gradient(
         means = np.sum(m**2) * np.sum(mu**2) * np.sum(counts**2)
         variances = np.sum(counts) * _sum_of_raw(x, dy, geometry)
         if is_tilted:
-            means += 2.0 * (m * t) @ summed(weight, counts**2) @ (mu * v)
-            means += t**2 @ summed(np.square(weight), counts**2) @ v**2
+            means += 2.0 * product(m * t, summed(weight, counts**2)) @ (mu * v)
+            means += product(t**2, summed(weight, counts**2, square=True)) @ v**2
         if leaning is not None:
-            variances += np.sum(leaning * summed(np.square(weight)))
+            variances += np.sum(leaning * summed(weight, square=True))
         return float(means), float(variances)
 
     # Outputs of several groups read different inputs, so that their rows do not go together.

@@ -9,13 +9,13 @@ the gradient back. The weight's gradient is a sum over the batch of dy x', for w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from .. import norm_spread
-from ..blocks import blocks_of, product, times
+from ..blocks import blocks_of, multiplier, product
 from ..errors import UnknownTransferError
 from ..flattened import Flattened, Projected
 from ..quadrature import Array
@@ -135,21 +135,12 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
         return weight_gradient(x, dy, weight)
     deviation = np.sqrt(site.y.variance)
     curvature = np.divide(dy.tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
-    row = _row_of_positions(x, weight)
-    from_row = None if dy.hessian is None or row is None else row @ weight
+    moved = _moved(x, dy, weight, curvature)
 
     def mean(part: slice) -> Array:
-        if dy.hessian is None:
-            # Its diagonal alone, as it is where there are too many features for a matrix.
-            moved = weight[part] * np.outer(x.variance[part], curvature)
-        elif from_row is not None:
-            moved = from_row[part] @ dy.hessian.T
-        elif x.covariance is None:
-            moved = x.variance[part, None] * times(weight[part], dy.hessian.T)
-        else:
-            moved = x.covariance[part] @ weight @ dy.hessian.T
-        moved += np.outer(x.mean[part], dy.mean)
-        return np.asarray(moved)
+        result = moved(part)
+        result += np.outer(x.mean[part], dy.mean)
+        return result
 
     def rows(part: slice) -> ParameterGradient:
         variance = np.outer(x.variance[part], dy.second) + np.outer(x.mean[part] ** 2, dy.total)
@@ -158,7 +149,7 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     def sums() -> tuple[float, float]:
         variances = float(np.sum(x.variance) * np.sum(dy.second) + np.sum(x.mean**2) * np.sum(dy.total))
         if dy.hessian is not None:
-            parts = (mean(part).reshape(-1) for part in blocks_of(len(weight), 4 * weight.size))
+            parts = (mean(part).reshape(-1) for part in blocks_of(len(weight), weight.size))
             return float(sum(part @ part for part in parts)), variances
         means = np.sum(x.mean**2) * np.sum(dy.mean**2)
         if np.any(curvature):
@@ -167,3 +158,17 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
         return float(means), variances
 
     return GradientByRows(weight.shape, rows, sums)
+
+
+def _moved(x: Moments, dy: GradientMoments, weight: Array, curvature: Array) -> Callable[[slice], Array]:
+    """Some rows of C W H', what the mean has because dy moves with x."""
+    if dy.hessian is None:
+        # Its diagonal alone, as it is where there are too many features for a matrix.
+        return lambda part: np.asarray(weight[part] * np.outer(x.variance[part], curvature))
+    row = _row_of_positions(x, weight)
+    known = x.covariance if row is None else row
+    if known is None:
+        passed = multiplier(dy.hessian.T, weight.dtype)
+        return lambda part: np.asarray(x.variance[part, None] * passed(weight[part]))
+    spread, hessian = known @ weight, dy.hessian
+    return lambda part: np.asarray(spread[part] @ hessian.T)

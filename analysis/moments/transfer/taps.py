@@ -29,7 +29,7 @@ def through_taps(
     covariance: Autocovariance, weight: Array, dilations: Sequence[int], groups: int, back: bool = False
 ) -> Autocovariance:
     """After a convolution of stride 1, `[O, C / groups, *kernel]`, or the way `back`, on the positions that it starts from."""
-    squares = summed(weight) ** 2
+    squares = np.square(summed(weight))
     squares = turned(squares, groups) if back else squares
     if weight[0, 0].size == 1:
         return _through_one(covariance, squares, groups)
@@ -66,11 +66,21 @@ def turned(pairs: Array, groups: int) -> Array:
     return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(pairs, groups)])
 
 
-def summed(weight: Array, shares: Array | float = 1.0) -> Array:
-    """Sum over the taps, each by its share, `[O, C / groups]`; by a product, which is quicker than sums of few numbers."""
+def summed(weight: Array, shares: Array | float = 1.0, square: bool = False) -> Array:
+    """Sum over the taps, or over their squares, each by its share, `[O, C / groups]`.
+
+    By a product, which is quicker than sums of few numbers. One tap that counts in full is the weight itself.
+    """
     flat = weight.reshape(weight.shape[0] * weight.shape[1], -1)
     shares = np.broadcast_to(shares, flat.shape[1:]).astype(weight.dtype)
-    result = flat @ shares if len(shares) > 1 else flat * shares
+    if np.array_equal(shares, [1.0]):
+        result = np.square(flat) if square else flat
+    elif square:
+        result = np.empty(len(flat), weight.dtype)
+        for part in blocks_of(len(flat), flat.size):
+            result[part] = np.square(flat[part]) @ shares
+    else:
+        result = flat @ shares
     return np.asarray(result.reshape(weight.shape[:2]))
 
 
@@ -144,6 +154,8 @@ def _signed_lags(length: int) -> Array:
 
 def strided(covariance: Autocovariance, strides: Sequence[int], lengths: tuple[int, ...]) -> Autocovariance:
     """Every stride-th lag, of these numbers of positions; those beyond the near ones are far."""
+    if covariance.lengths == lengths and max(strides) == 1:
+        return covariance
     near = covariance.near
     for axis, (stride, before, after) in enumerate(
         zip(strides, covariance.lengths, torus(lengths), strict=True), start=1
@@ -160,6 +172,8 @@ def spread(covariance: Autocovariance, strides: Sequence[int], lengths: tuple[in
 
     Of two far positions one in prod(strides) is not one of the zeros.
     """
+    if covariance.lengths == lengths and max(strides) == 1:
+        return covariance
     excess, comb = covariance.near - covariance.far, covariance.far
     share = covariance.count / np.prod(lengths)
     for axis, (stride, length) in enumerate(zip(strides, torus(lengths), strict=True), start=1):
