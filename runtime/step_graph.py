@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.builder import Builder, Dim, Tensor
@@ -16,6 +18,9 @@ from ..graph.rewriting import use_early
 from .optimizers import Array, Optimizer
 
 __all__ = ["EvaluationGraph", "StepGraph", "initial_values"]
+
+_LARGE, _LONG = 1 << 28, 1 << 12
+"""Bytes of a parameter, and elements of its rows, from which it is updated row by row."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,22 @@ class StepGraph:
     bits: str | None
 
     @classmethod
-    def of(cls, gradients: GradientGraph, optimizer: Optimizer) -> StepGraph:
-        """Add the optimizer's update to a gradient graph, which stays as it is."""
+    def of(cls, gradients: GradientGraph, optimizer: Optimizer, *, by_rows: bool = True) -> StepGraph:
+        """Add the optimizer's update to a gradient graph, which stays as it is.
+
+        Args:
+            gradients: The gradient graph.
+            optimizer: What updates its parameters.
+            by_rows: Update large parameters row by row, so that nothing as large as they are is held on the way. A CPU does
+                so in the same time; on other devices each row costs the start of a kernel.
+        """
         source, model = gradients.source, gradients.onnx.clone()
         graph, builder = model.graph, Builder(model.graph)
         values = {value.name: builder.tensor(value) for node in graph for value in node.outputs}
         grads = {name: values[gradient] for name, gradient in gradients.gradients.items()}
         memory = optimizer.initial_state(initial_values(source, source.parameters))
         rate = _input(builder, "learning_rate", ir.DataType.DOUBLE, ())
-        updates = _append_update(builder, optimizer, grads, memory, rate)
+        updates = _append_update(builder, optimizer, grads, memory, rate, by_rows)
         states = fuse_states(model)
         updates |= {name: values[output] for name, output in {**gradients.new_state, **states}.items()}
         loss = values[gradients.loss_output].cast(ir.DataType.FLOAT)
@@ -167,15 +179,52 @@ def _append_update(
     gradients: Mapping[str, Tensor],
     memory: Mapping[str, Array],
     learning_rate: Tensor,
+    by_rows: bool,
 ) -> dict[str, Tensor]:
     """The next value of each parameter and of all that the optimizer remembers, under the name `<name>_new`."""
     parameters = {name: builder.tensor(builder.graph.initializers[name]) for name in gradients}
     state = {name: _input_like(builder, name, array) for name, array in memory.items()}
+    large = {name for name in parameters if by_rows and _is_large(parameters[name])}
     with builder.scope("optimizer"):
-        updates = optimizer.update(parameters, gradients, state, learning_rate)
+        small = {name: tensor for name, tensor in parameters.items() if name not in large}
+        updates = optimizer.update(small, gradients, state, learning_rate)
+        for name in large:
+            updates |= _update_by_rows(
+                optimizer, name, parameters[name], gradients[name], state, learning_rate
+            )
     for name, tensor in updates.items():
         tensor.value.name = builder.unique_name(f"{name}_new")
     return updates
+
+
+def _is_large(parameter: Tensor) -> bool:
+    dims = [dim for dim in parameter.dims or () if isinstance(dim, int)]
+    return math.prod(dims) * parameter.dtype.itemsize >= _LARGE and math.prod(dims[1:]) >= _LONG
+
+
+def _update_by_rows(
+    optimizer: Optimizer,
+    name: str,
+    parameter: Tensor,
+    gradient: Tensor,
+    state: Mapping[str, Tensor],
+    learning_rate: Tensor,
+) -> dict[str, Tensor]:
+    """The optimizer's update of one parameter, as a Scan over its first axis."""
+    builder = parameter.builder
+    body = builder.inside(ir.Graph([], [], nodes=[], name=builder.unique_name("row")))
+    # What the optimizer remembers of one parameter has its shape; the rest, as the number of steps, is a scalar.
+    mine = [key for key, array in optimizer.initial_state({name: np.zeros(1)}).items() if array.ndim]
+    whole = [parameter, gradient, *(state[key] for key in mine)]
+    row, row_gradient, *rest = (body.input("row", tensor.dtype) for tensor in whole)
+    shared = {key: body.tensor(tensor.value) for key, tensor in state.items() if key not in mine}
+    rows = {**shared, **dict(zip(mine, rest, strict=True))}
+    updates = optimizer.update({name: row}, {name: row_gradient}, rows, body.tensor(learning_rate.value))
+    body.graph.outputs.extend(updates[key].value for key in (name, *mine))
+    results = builder.ops(
+        "Scan", *whole, dtypes=[None] * (1 + len(mine)), body=body.graph, num_scan_inputs=len(whole)
+    )
+    return dict(zip((name, *mine), results, strict=True))
 
 
 def _drop_defaults(graph: ir.Graph, names: Iterable[str]) -> None:

@@ -227,7 +227,7 @@ class _Training:
         )
         self._held_out = whole_batches(source, held_out)
         self._steps_per_epoch = _count_steps(source, len(self._indices), hyperparameters.batch_size)
-        self._graph = StepGraph.of(gradients, hyperparameters.optimizer)
+        self._graph = StepGraph.of(gradients, hyperparameters.optimizer, by_rows=device == "cpu")
         self._session = TrainingSession(self._graph, self._arrays, device, threads, hyperparameters.seed)
         evaluation = EvaluationGraph.of(source, gradients.loss_function)
         self._evaluation = EvaluationSession(evaluation, self._arrays, device, threads)

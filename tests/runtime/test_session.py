@@ -235,3 +235,17 @@ def test_a_large_state_takes_the_same_steps(model, examples, monkeypatch):
         assert large.run(np.arange(64), 0.01, number) == usual.run(np.arange(64), 0.01, number)
     for name, array in usual.arrays().items():
         np.testing.assert_array_equal(large.arrays()[name], array)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), SGD(0.9, 0.01), AdamW()], ids=["plain", "momentum", "adamw"])
+def test_row_by_row_a_parameter_is_updated_to_the_same_values(optimizer, model, examples, monkeypatch):
+    monkeypatch.setattr("gradfuse.runtime.step_graph._LARGE", 4 * 64 * 32)
+    monkeypatch.setattr("gradfuse.runtime.step_graph._LONG", 2)
+    gradients, data = GradientGraph.of(model("mlp")), examples(64)
+    graphs = [StepGraph.of(gradients, optimizer, by_rows=by_rows) for by_rows in (True, False)]
+    assert [sum(node.op_type == "Scan" for node in graph.onnx.graph) for graph in graphs] == [1, 0]
+    rows, whole = (TrainingSession(graph, data, threads=1) for graph in graphs)
+    for number in range(3):
+        assert rows.run(np.arange(64), 0.01, number) == whole.run(np.arange(64), 0.01, number)
+    for name, array in whole.arrays().items():
+        np.testing.assert_array_equal(rows.arrays()[name], array)
