@@ -182,6 +182,15 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
     tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - pairs(tilt)).total()
     tilted = np.maximum(tilted - gradient.cancelled * _per_channel(b1**2), 0.0)
     cancelled = gradient.cancelled * _per_channel(expectation(slope * leaning) ** 2)
+    if gradient.scale_free is not None:
+        free = gradient.scale_free
+        column = free.reshape(-1, *[1] * (mean.ndim - 1))
+        total, bent = (_without_scale(seed, f, latent) for f in (slope, slope * xi))
+        cancelled = np.where(free, lags.count * lags.total() - total.variance, cancelled)
+        tilted, tilt = (
+            np.where(free, bent.variance, tilted),
+            np.where(column, gradient.mean * bent.mean, tilt),
+        )
     if seed.picks is not None:
         cancelled = lags.count * lags.total() - seed.picks.total(slope)
         tilted = seed.picks.total(slope * xi)
@@ -199,6 +208,29 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         channel_hessian=hessian,
     )
     return back.repeated(latent.shape)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Of gradient x f over positions: its mean per position over the gradient's, and its variance per channel."""
+
+    mean: Array
+    variance: Array
+
+
+def _without_scale(seed: Seed, f: Array, latent: Moments) -> _Sum:
+    """Where the sum over positions of gradient x end is 0, of f = E f + b end' + rest, end' the standardised end.
+
+    sum g end' = -E end / std sum g, so that sum g f = (E f - b E end / std) sum g + sum g rest.
+    """
+    gradient, end = seed.gradient.narrow, _standardised(seed.end)
+    mean, spread = expectation(seed.end), expectation(seed.end**2)
+    b = expectation(f * end)
+    average = expectation(f) - b * _over(mean, np.sqrt(np.maximum(spread - mean**2, 0.0)))
+    rest = f - expectation(f) - b * end
+    products = _products(gradient, rest, np.ones((1,) * f.ndim), latent)
+    varied = np.maximum(products.count * products.total(), 0.0)
+    return _Sum(average, varied + _per_channel(average**2) * gradient.total)
 
 
 def _leaning(seed: Seed, second: Array) -> Array:

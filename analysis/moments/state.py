@@ -215,6 +215,8 @@ class GradientMoments:
         channel_hessian: E[d gradient_c(p) / d value_d(p + lag)] of a tensor with positions, averaged over the positions p. None
             counts as 0.
         projected: It as the product of a weight and a gradient of few elements, where it is known to be one.
+        scale_free: Of which channels a normalisation behind takes out the scale, so that over a batch and its positions the sum
+            of gradient x value is 0, `[C]`. None counts as none.
     """
 
     mean: Array
@@ -233,6 +235,7 @@ class GradientMoments:
     channels: ChannelCovariance | None = None
     channel_hessian: ChannelCovariance | None = None
     projected: Projected | None = None
+    scale_free: Array | None = None
 
     @property
     def second(self) -> Array:

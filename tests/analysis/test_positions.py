@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from gradfuse.analysis.moments import Assumptions, autocovariance, propagate
 from gradfuse.analysis.moments.autocovariance import Autocovariance
@@ -16,6 +18,7 @@ from gradfuse.analysis.moments.transfer import convolution, taps
 from gradfuse.analysis.moments.transfer.convolution import Geometry, adjoint, gathered
 from gradfuse.analysis.moments.transfer.taps import spread, strided, through_taps
 
+from .analysis_networks import gradient_graph, measured_rms
 from .conftest import TextGraph
 
 
@@ -188,3 +191,25 @@ def test_an_axis_of_one_position_changes_nothing(text_graph: TextGraph) -> None:
         found.append({value.name: gradient.mean_square(32) for value, gradient in state.shared.items()})
     assert found[0].keys() == {"w", "v"}
     assert found[1] == pytest.approx(found[0], rel=1e-9)
+
+
+def test_a_scale_that_a_normalisation_takes_out_again() -> None:
+    """Of ReLU and a depthwise convolution between two batch normalisations the scale does not matter, of SiLU hardly."""
+    torch.manual_seed(0)
+    networks = {}
+    for activation in (nn.ReLU, nn.SiLU):
+        networks[activation] = nn.Sequential(
+            nn.Conv2d(3, 12, 1, bias=False), nn.BatchNorm2d(12), activation(),
+            nn.Conv2d(12, 12, 3, groups=12, bias=False), nn.BatchNorm2d(12), activation(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10),
+        )  # fmt: skip
+    for activation, module in networks.items():
+        state = propagate(gradient_graph(module, (3, 10, 10)), Assumptions())
+        predicted = {v.name: math.sqrt(found.mean_square(32)) for v, found in state.shared.items()}
+        measured = measured_rms(module, (3, 10, 10), batches=24, batch_size=32)
+        for name in ("0.weight", "1.bias", "3.weight", "4.weight", "4.bias"):
+            assert 0.65 < predicted[name] / measured[name] < 1.4, name
+        if activation is nn.ReLU:
+            assert max(predicted["1.weight"], measured["1.weight"]) < 0.02 * measured["1.bias"]
+        else:
+            assert 0.7 < predicted["1.weight"] / measured["1.weight"] < 1.4

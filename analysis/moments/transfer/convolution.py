@@ -289,6 +289,8 @@ def adjoint(
     )
     back = GradientMoments.of(mean, variance, lags=scaled)
     back = replace(back, cancelled=scaled.count * scaled.total() - total)
+    if dy.scale_free is not None and geometry.groups == shape[0]:  # then the sum of dx x is that of dy y
+        back = replace(back, scale_free=np.all(dy.scale_free.reshape(shape[0], -1), 1))
     return back if channels is None else _with_channels(back, apart, channels, weight, geometry)
 
 

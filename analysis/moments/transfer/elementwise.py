@@ -236,6 +236,7 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
         skew=None if dy.skew is None else dy.skew * sign * _skew_share(rho, dy.skew),
         drawn=None,
         steps=None,
+        scale_free=None,
     )
 
 

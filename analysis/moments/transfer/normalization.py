@@ -68,6 +68,9 @@ def batch_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     xhat = (x.mean - mean) / std, np.sqrt(x.variance) / std
     tilt = dy.mean * xhat[0] + dy.tilt * xhat[1]
     tilted_total, count = _tilted_total(dy, x), site.x.mean[0].size
+    if dy.scale_free is not None:  # sum dy xhat = -beta / gamma sum dy
+        ratio = site.array(2) * _inverse(site.array(1))
+        tilted_total = np.where(dy.scale_free, ratio**2 * dy.total, tilted_total)
     dgamma = ParameterGradient(count * _mean(tilt).reshape(-1), tilted_total)
     dbeta = ParameterGradient(count * _mean(dy.mean).reshape(-1), dy.total)
     if BATCH_STATISTICS not in site.node.metadata_props:
@@ -109,7 +112,8 @@ def _projected(
     )
     back = _rescaled(centred, slope * _small_batch(site.batch_size * count))
     # Over a batch and its positions the gradient now sums to 0.
-    return replace(back, cancelled=back.variance if back.lags is None else count * back.lags.total())
+    cancelled = back.variance if back.lags is None else count * back.lags.total()
+    return replace(back, cancelled=cancelled, scale_free=np.ones(len(x.mean), bool))
 
 
 def instance_norm_forward(site: Site) -> Sequence[Moments]:
