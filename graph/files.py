@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from .errors import InputError
-from .mapping import is_large, map_tensors, parse_model
+from .mapping import MAPPED, is_large, map_tensors, parse_model
 from .source import source_layer
 
 __all__ = ["MAX_IR_VERSION", "atomic_path", "load_model", "save_model"]
@@ -71,7 +71,9 @@ def load_model(path: str | Path) -> ir.Model:
 
 def _read_small_tensors(proto: onnx.ModelProto, folder: Path) -> None:
     """Take external tensors into the message, all but large weights."""
-    large = [tensor for tensor in proto.graph.initializer if is_large(ir.serde.deserialize_tensor(tensor))]
+    large = [
+        tensor for tensor in proto.graph.initializer if is_large(ir.serde.deserialize_tensor(tensor), MAPPED)
+    ]
     kept = {id(tensor) for tensor in large}
     for tensor in onnx.external_data_helper._get_all_tensors(proto):
         if onnx.external_data_helper.uses_external_data(tensor) and id(tensor) not in kept:

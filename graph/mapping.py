@@ -20,7 +20,10 @@ import onnx_ir as ir
 __all__ = ["LARGE", "is_large", "is_mapped", "map_tensors", "parse_model", "release", "writable"]
 
 LARGE = 1 << 18
-"""Elements from which a weight is mapped instead of read, and handed to onnxruntime as an input instead of copied."""
+"""Elements from which a weight is handed to onnxruntime as an input instead of copied."""
+
+MAPPED = 1 << 16
+"""Elements from which a weight is mapped instead of read."""
 
 _NUMBERS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
@@ -45,7 +48,7 @@ def parse_model(path: Path) -> onnx.ModelProto:
     Raises:
         google.protobuf.message.DecodeError: It is no such message.
     """
-    if path.stat().st_size < LARGE:
+    if path.stat().st_size < MAPPED:
         return onnx.ModelProto.FromString(path.read_bytes())
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _without_raw_data(content, path.name)
@@ -72,7 +75,7 @@ def _without_raw_data(content: mmap.mmap, name: str) -> onnx.ModelProto:
 def _tensor(content: mmap.mmap, start: int, stop: int, name: str) -> onnx.TensorProto:
     rest, place = bytearray(), None
     for number, whole, inner, end in _fields(content, start, stop):
-        if number == _RAW_DATA and end - inner >= LARGE:
+        if number == _RAW_DATA and end - inner >= MAPPED:
             place = inner, end - inner
         else:
             rest += content[whole:end]

@@ -95,8 +95,10 @@ def multiplier(columns: Array, dtype: np.dtype[Any]) -> Callable[[Array], Array]
 
 
 def _double(weight: Array, square: bool) -> Array:
-    weight = weight.astype(np.float64)
-    return np.square(weight, out=weight) if square else weight
+    """A part of a weight, or its squares, in float64; its pages are given back, where it is mapped."""
+    double = weight.astype(np.float64)
+    release(weight)
+    return np.square(double, out=double) if square else double
 
 
 def gram(a: Array, b: Array) -> Array:
@@ -107,8 +109,7 @@ def gram(a: Array, b: Array) -> Array:
 
 
 def mean_square(weight: Array) -> float:
-    """The mean of a weight's squares; its pages are given back, where it is mapped."""
+    """The mean of a weight's squares."""
     flat = weight.reshape(-1)
     total = sum(float(np.sum(_double(flat[part], square=True))) for part in blocks_of(flat.size, flat.size))
-    release(weight)
     return total / max(weight.size, 1)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...graph.errors import InputError
 from ...graph.losses import base_name, loss_named
+from .blocks import blocks_of
 from .quadrature import Array
 from .state import GradientMoments, Moments
 
@@ -51,7 +52,7 @@ def output_gradient(loss: str, output: Moments, frequencies: Array | None = None
     mean, second, hessian = head(output, **_parameters(loss))
     if second.shape == mean.shape:
         return GradientMoments.of(mean, np.maximum(second - mean**2, 0.0))
-    second -= np.outer(mean, mean)
+    _subtract_outer(second, mean, mean)
     return GradientMoments.of(mean, np.maximum(np.diag(second), 0.0), second, hessian)
 
 
@@ -92,11 +93,17 @@ def _of_logits(output: Moments, target: Array, second: Array) -> Head:
     square /= len(p)
     del p
     second += square
-    for cross in ((mean, target), (target, mean)):
-        second -= np.outer(*cross)
+    _subtract_outer(second, mean, target)
+    _subtract_outer(second, target, mean)
     hessian = np.negative(square, out=square)
     hessian.flat[:: len(mean) + 1] += mean
     return mean - target, second, hessian
+
+
+def _subtract_outer(matrix: Array, a: Array, b: Array) -> None:
+    """Take a b' from a matrix, in place."""
+    for rows in blocks_of(len(a), matrix.size):
+        matrix[rows] -= np.outer(a[rows], b)
 
 
 def _frequencies(classes: int, given: Array | None, weight: Sequence[float] = ()) -> Array:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ....graph.mapping import release
 from .. import norm_spread
 from ..blocks import blocks_of, multiplier, product
 from ..errors import UnknownTransferError
@@ -149,8 +150,12 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     def sums() -> tuple[float, float]:
         variances = float(np.sum(x.variance) * np.sum(dy.second) + np.sum(x.mean**2) * np.sum(dy.total))
         if dy.hessian is not None:
-            parts = (mean(part).reshape(-1) for part in blocks_of(len(weight), weight.size))
-            return float(sum(part @ part for part in parts)), variances
+            squares = 0.0
+            for part in blocks_of(len(weight), 4 * weight.size):
+                flat = mean(part).reshape(-1)
+                squares += float(flat @ flat)
+                release(weight)
+            return squares, variances
         means = np.sum(x.mean**2) * np.sum(dy.mean**2)
         if np.any(curvature):
             means += 2.0 * product(x.mean * x.variance, weight) @ (dy.mean * curvature)
