@@ -2,7 +2,7 @@
 
 A file that is overwritten while it is mapped ends a process, and so does the system where memory runs out, or a kernel of
 onnxruntime that meets what it was not written for. Python cannot catch these. (The kernels known to end it on empty tensors are
-kept from them: `graph/empty`.)
+kept from them: `graph/checks`.)
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from .empty import check_elements, empty_operand
+from .checks import check_elements, empty_operand
 from .errors import ConversionError
 from .rewriting import without_weights
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..graph.empty import check_elements, empty_operand
+from ..graph.checks import check_elements, empty_operand
 from ..graph.errors import InputError
 from ..graph.rewriting import without_weights
 
