@@ -41,6 +41,9 @@ __all__ = [
     "layer_norm_forward",
     "mask_backward",
     "mask_forward",
+    "mean_over_positions",
+    "rescaled",
+    "sum_with_standardised",
 ]
 
 
@@ -67,14 +70,14 @@ def batch_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     slope = _column(site.array(1), x) / std
     xhat = (x.mean - mean) / std, np.sqrt(x.variance) / std
     tilt = dy.mean * xhat[0] + dy.tilt * xhat[1]
-    tilted_total, count = _tilted_total(dy, x), site.x.mean[0].size
+    tilted_total, count = sum_with_standardised(dy, x), site.x.mean[0].size
     if dy.scale_free is not None:  # sum dy xhat = -beta / gamma sum dy
         ratio = site.array(2) * _inverse(site.array(1))
         tilted_total = np.where(dy.scale_free, ratio**2 * dy.total, tilted_total)
-    dgamma = ParameterGradient(count * _mean(tilt).reshape(-1), tilted_total)
-    dbeta = ParameterGradient(count * _mean(dy.mean).reshape(-1), dy.total)
+    dgamma = ParameterGradient(count * mean_over_positions(tilt).reshape(-1), tilted_total)
+    dbeta = ParameterGradient(count * mean_over_positions(dy.mean).reshape(-1), dy.total)
     if BATCH_STATISTICS not in site.node.metadata_props:
-        back = _rescaled(dy, slope)
+        back = rescaled(dy, slope)
     else:
         back = _projected(site, (x, dy), slope, tilt, tilted_total, xhat)
     return back.repeated(site.x.shape), dgamma, dbeta
@@ -89,15 +92,15 @@ def _projected(
     xhat: tuple[Array, Array],
 ) -> GradientMoments:
     (x, dy), count = tensors, site.x.mean[0].size
-    along, batch = _mean(tilt), site.batch_size * count**2
-    lost = (_column(tilted_total / batch, x) + along**2) * _mean(xhat[1] ** 2)
+    along, batch = mean_over_positions(tilt), site.batch_size * count**2
+    lost = (_column(tilted_total / batch, x) + along**2) * mean_over_positions(xhat[1] ** 2)
     centring = _column(dy.total / batch, x)
-    mean = dy.mean - _mean(dy.mean) - along * xhat[0]
+    mean = dy.mean - mean_over_positions(dy.mean) - along * xhat[0]
     variance = np.maximum(dy.variance - centring - lost, 1e-3 * dy.variance)
     covariance = lags = channels = by_lags = None
     if x.mean.ndim > 1:
         lags = dy.known_lags - centring - x.known_lags.correlation() * lost
-        lags = lags.scaled_to(_mean(variance).reshape(-1))
+        lags = lags.scaled_to(mean_over_positions(variance).reshape(-1))
         if dy.channels is not None and x.channels is not None:
             coherent = x.channels.correlation().scaled(along.reshape(-1))
             channels = (dy.channels - coherent).with_lags(lags)
@@ -110,7 +113,7 @@ def _projected(
     centred = GradientMoments.of(
         mean, variance, covariance, hessian, lags=lags, channels=channels, channel_hessian=by_lags
     )
-    back = _rescaled(centred, slope * _small_batch(site.batch_size * count))
+    back = rescaled(centred, slope * _small_batch(site.batch_size * count))
     # Over a batch and its positions the gradient now sums to 0.
     cancelled = back.variance if back.lags is None else count * back.lags.total()
     return replace(back, cancelled=cancelled, scale_free=np.ones(len(x.mean), bool))
@@ -134,9 +137,9 @@ def instance_norm_backward(site: Site, gradients: Sequence[GradientMoments | Non
     slope = _column(site.array(1), centred) / std
     xhat = centred.mean / std, np.sqrt(centred.variance) / std
     tilt = dy.mean * xhat[0] + dy.tilt * xhat[1]
-    tilted_total, count = _tilted_total(dy, centred), site.x.mean[0].size
-    dgamma = ParameterGradient(count * _mean(tilt).reshape(-1), tilted_total)
-    dbeta = ParameterGradient(count * _mean(dy.mean).reshape(-1), dy.total)
+    tilted_total, count = sum_with_standardised(dy, centred), site.x.mean[0].size
+    dgamma = ParameterGradient(count * mean_over_positions(tilt).reshape(-1), tilted_total)
+    dbeta = ParameterGradient(count * mean_over_positions(dy.mean).reshape(-1), dy.total)
     back = _projected(replace(site, batch_size=1), (centred, dy), slope, tilt, tilted_total, xhat)
     return back.repeated(site.x.shape), dgamma, dbeta
 
@@ -148,8 +151,8 @@ def _instance_statistics(site: Site) -> tuple[Moments, Array]:
         raise UnknownTransferError("its input has no positions")
     lags = x.known_lags
     common = _column(lags.total() / lags.count, x)
-    mean, variance = x.mean - _mean(x.mean), np.maximum(x.variance - common, 0.0)
-    square = _mean(variance + mean**2) + site.attribute("epsilon", 1e-5)
+    mean, variance = x.mean - mean_over_positions(x.mean), np.maximum(x.variance - common, 0.0)
+    square = mean_over_positions(variance + mean**2) + site.attribute("epsilon", 1e-5)
     return Moments(mean, variance, lags=lags - common), np.sqrt(square)
 
 
@@ -163,13 +166,13 @@ def _inverse(gamma: Array) -> Array:
     return np.divide(1.0, gamma, out=np.zeros(gamma.shape), where=gamma != 0)
 
 
-def _tilted_total(dy: GradientMoments, x: Moments) -> Array:
+def sum_with_standardised(dy: GradientMoments, x: Moments) -> Array:
     """Variance over examples of the sum over positions of dy xhat; without an activation dy does not depend on xhat."""
     if dy.tilted_total is not None:
         return dy.tilted_total
     if x.mean.ndim == 1:
         return dy.second
-    raw = dy.known_lags + _mean(dy.mean**2)
+    raw = dy.known_lags + mean_over_positions(dy.mean**2)
     return raw.count * (raw * x.known_lags.correlation()).total()
 
 
@@ -178,11 +181,11 @@ def _batch_statistics(site: Site) -> tuple[Array, Array]:
     x, epsilon = site.x.narrow, site.attribute("epsilon", 1e-5)
     if BATCH_STATISTICS not in site.node.metadata_props:
         return _column(site.array(3), x), np.sqrt(_column(site.array(4), x) + epsilon)
-    mean = _mean(x.mean)
-    return mean, np.sqrt(_mean(x.variance + (x.mean - mean) ** 2) + epsilon)
+    mean = mean_over_positions(x.mean)
+    return mean, np.sqrt(mean_over_positions(x.variance + (x.mean - mean) ** 2) + epsilon)
 
 
-def _mean(elements: Array) -> Array:
+def mean_over_positions(elements: Array) -> Array:
     """Over positions, which stay as axes of length 1."""
     if elements.ndim < 2:
         return elements
@@ -205,7 +208,8 @@ def _channels_scaled(channels: ChannelCovariance | None, slope: Array) -> Channe
     return None if channels is None else channels.scaled(slope.reshape(-1))
 
 
-def _rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
+def rescaled(dy: GradientMoments, slope: Array) -> GradientMoments:
+    """Each channel times a number, `[C, 1, ...]`."""
     back = GradientMoments.of(
         dy.mean * slope,
         dy.variance * slope**2,

@@ -18,6 +18,7 @@ from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
 from ..steps import Steps
+from . import group_norm
 from .sequence_moves import moved_back, moved_forward, tokens_back
 from .whole_channels import picked_channels, picked_moments, put_back
 
@@ -39,6 +40,11 @@ def forward(site: Site) -> Sequence[Moments]:
     picked = _picked_channels(site)
     if picked is not None:
         return [picked_moments(x, channels, y) for channels, y in zip(picked, moved, strict=True)]
+    if site.node.op_type == "Reshape":
+        whole = group_norm.found_again(site, moved[0].shape)
+        if whole is not None:
+            return [whole]
+        group_norm.lay_aside(site, moved[0])
     shared = _same_elements(site)
     if shared is None:
         return moved
@@ -131,6 +137,11 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     if _is_row_of_positions(site) and gradients[0] is not None:
         back = _out_of_one_row(site.moments(site.varying[0]), gradients[0])
         return [back if index in site.varying else None for index in range(len(site.operands))]
+    if site.node.op_type == "Reshape" and gradients[0] is not None:
+        group_norm.lay_gradient_aside(site, gradients[0])
+        laid_aside = group_norm.gradient_laid_aside(site)
+        if laid_aside is not None:
+            return [laid_aside, None]
     picked = _picked_channels(site)
     if picked is not None:
         return _put_back(site, picked, gradients)

@@ -15,6 +15,7 @@ from . import (
     einsum,
     embedding,
     extremum,
+    group_norm,
     linear,
     max_pool,
     normalization,
@@ -57,9 +58,7 @@ TABLE: Mapping[str, Transfer] = {
     **dict.fromkeys(RECURRENT, Transfer(recurrent.forward, recurrent.backward)),
     # normalisation
     "BatchNormalization": Transfer(normalization.batch_norm_forward, normalization.batch_norm_backward),
-    "InstanceNormalization": Transfer(
-        normalization.instance_norm_forward, normalization.instance_norm_backward
-    ),
+    "InstanceNormalization": Transfer(group_norm.forward, group_norm.backward),
     "LayerNormalization": Transfer(normalization.layer_norm_forward, normalization.layer_norm_backward),
     "Dropout": Transfer(normalization.dropout_forward, normalization.dropout_backward),
     "Where": Transfer(normalization.mask_forward, normalization.mask_backward),
