@@ -24,39 +24,11 @@ from .source import describe_node
 __all__ = ["check_elements", "empty_operand"]
 
 _SHRINKING = {
-    *(
-        "AveragePool",
-        "Bernoulli",
-        "CenterCropPad",
-        "Col2Im",
-        "Compress",
-        "ConstantOfShape",
-        "Conv",
-        "ConvTranspose",
-    ),
-    *(
-        "Expand",
-        "If",
-        "Loop",
-        "LpPool",
-        "MaxPool",
-        "MelWeightMatrix",
-        "Multinomial",
-        "NonMaxSuppression",
-        "NonZero",
-    ),
-    *("OneHot", "OptionalGetElement", "Pad", "RandomNormal", "RandomUniform", "Range", "Resize", "Scan"),
-    *(
-        "SequenceEmpty",
-        "Slice",
-        "Split",
-        "SplitToSequence",
-        "StringNormalizer",
-        "StringSplit",
-        "Tile",
-        "TopK",
-    ),
-    "Upsample",
+    *("AveragePool", "Bernoulli", "CenterCropPad", "Col2Im", "Compress", "ConstantOfShape", "Conv"),
+    *("ConvTranspose", "Expand", "If", "Loop", "LpPool", "MaxPool", "MelWeightMatrix"),
+    *("Multinomial", "NonMaxSuppression", "NonZero", "OneHot", "OptionalGetElement", "Pad"),
+    *("RandomNormal", "RandomUniform", "Range", "Resize", "Scan", "SequenceEmpty", "Slice"),
+    *("Split", "SplitToSequence", "StringNormalizer", "StringSplit", "Tile", "TopK", "Upsample"),
 }
 """Ops whose results may have no elements though all that they take has some."""
 
