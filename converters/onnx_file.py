@@ -41,7 +41,7 @@ from .division import guard_division
 from .folding import fold_integers
 from .inlining import check_functions
 from .opset import to_opset
-from .parameters import choose_parameters, weights
+from .parameters import choose_parameters, integer_weight, weights
 from .parity import Array
 from .precision import is_half_precision, refuse_quantised, to_float32
 
@@ -84,8 +84,9 @@ class OnnxFile:
         """
         model = choose_parameters(self.model, patterns)
         if not model.parameters:
+            whole = integer_weight(model.onnx.graph)
             raise InputError(
-                f"{self.path} has no parameters to train",
+                f"{self.path} has no parameters to train{f': {whole}' if whole else ''}",
                 expected="floating-point initializers that a layer uses as weights",
                 remedy="export the model with its weights in it, or name some with --train",
             )

@@ -21,8 +21,9 @@ import onnx_ir as ir
 
 from ..graph.errors import InputError, some
 from ..graph.model import TrainableModel
+from ..graph.source import describe_node
 
-__all__ = ["choose_parameters", "weights"]
+__all__ = ["choose_parameters", "integer_weight", "weights"]
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 
@@ -123,6 +124,15 @@ def weights(graph: ir.Graph) -> tuple[str, ...]:
         if value is not None
     }
     return tuple(name for name in graph.initializers if name in found - statistics)
+
+
+def integer_weight(graph: ir.Graph) -> str:
+    """The first product with whole numbers as its weights, in words; empty where there is none."""
+    for node in graph.all_nodes():
+        for _, value in _weights_of(node) if node.op_type in _PRODUCTS else ():
+            if value.const_value is not None and value.const_value.dtype.is_integer():
+                return f"{describe_node(node)} takes {value.name!r} of {value.const_value.dtype}"
+    return ""
 
 
 def _weights_of(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:

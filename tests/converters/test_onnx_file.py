@@ -167,6 +167,15 @@ def test_a_file_that_gradfuse_wrote_keeps_its_facts(write, tmp_path):
     assert (again.parameters, again.framework, again.source) == (("dense",), "pytorch", "net.py:build")
 
 
+def test_whole_numbers_as_weights_are_named(write):
+    text = """<ir_version: 10, opset_import: ["" : 18]>
+        g (int32[n, 2] x) => (int32[n, 1] y) <int32[2, 1] w = {1, 2}> { y = MatMul (x, w) }"""
+    with pytest.raises(
+        InputError, match=r"no parameters to train: MatMul node '.*' takes 'w' of INT32; floating"
+    ):
+        from_onnx(write(text))
+
+
 def test_a_file_without_weights_is_refused(write):
     text = '<ir_version: 10, opset_import: ["" : 18]> g (float[n] x) => (float[n] y) { y = Relu (x) }'
     with pytest.raises(InputError, match="has no parameters to train; floating-point initializers"):
