@@ -101,6 +101,10 @@ class Autocovariance:
         ratio = np.divide(variance, lag0, out=np.ones_like(lag0), where=lag0 > 0)
         return self * np.maximum(ratio, 0.0).reshape(self.far.shape)
 
+    def scaled(self, factor: Array) -> Autocovariance:
+        """Each channel's times a factor that is not negative, `[C, 1, ...]`; it holds no lags of its own."""
+        return _Scaled(self, factor)
+
     def correlation(self) -> Autocovariance:
         """Divided by lag 0."""
         scale = self.lag0.reshape(self.far.shape)
@@ -132,3 +136,23 @@ class Autocovariance:
         return self._with(other, operator.mul)
 
     __radd__, __rmul__ = __add__, __mul__
+
+
+class _Scaled(Autocovariance):
+    """Another's, times a factor for each channel, worked out whenever it is asked for."""
+
+    base: Autocovariance
+    factor: Array
+
+    def __init__(self, base: Autocovariance, factor: Array) -> None:
+        vars(self).update(base=base, factor=factor, far=base.far * factor, lengths=base.lengths)
+
+    @property
+    def near(self) -> Array:
+        """As for any."""
+        return np.asarray(self.base.near * self.factor)
+
+    def correlation(self) -> Autocovariance:
+        """That of the other, where the factor is not 0."""
+        known = self.base.correlation()
+        return known if np.all(self.factor > 0) else known * (self.factor > 0)

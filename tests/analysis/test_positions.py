@@ -52,6 +52,20 @@ def test_the_lags_of_a_kernel_say_what_its_spectrum_says(
     np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
+def test_scaled_channels_hold_no_lags_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    near, factor = rng.uniform(0.1, 1.0, (3, 4, 5)), np.array([2.0, 0.0, 0.5]).reshape(-1, 1, 1)
+    near[:, 0, 0] = 2.0
+    covariance = _whole(near, 0.3, (9, 9))
+    scaled, product = covariance.scaled(factor), covariance * factor
+    for found, taken in ((scaled, product), (scaled.correlation(), product.correlation())):
+        np.testing.assert_allclose(found.near, taken.near, rtol=1e-12)
+        np.testing.assert_allclose(found.far, taken.far, rtol=1e-12)
+    np.testing.assert_allclose(scaled.total(), product.total(), rtol=1e-12)
+    twice = scaled.scaled(factor) + product
+    np.testing.assert_allclose(twice.near, (product * factor + product).near, rtol=1e-12)
+
+
 def test_what_is_far_goes_through_taps_as_any_lag_does() -> None:
     rng = np.random.default_rng(0)
     weight, near = rng.standard_normal((4, 3, 3)), rng.standard_normal((3, 9))

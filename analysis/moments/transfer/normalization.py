@@ -56,7 +56,7 @@ def batch_norm_forward(site: Site) -> Sequence[Moments]:
         centred,
         x.variance * slope**2,
         _scaled(x.covariance, slope),
-        lags=_lags_scaled(x.lags, slope),
+        lags=None if x.lags is None else x.lags.scaled(slope**2),
         channels=_channels_scaled(x.channels, slope),
     )
     return [y.repeated(site.x.shape)]
