@@ -30,7 +30,11 @@ WIDTHS = (12, 28, 64, 128)
 SHAPES = {"small": (256, 4, 32), "billion": (2048, 20, 128)}
 """Width, blocks and tokens of transformers."""
 
-_ONLY_IMPORT = "import gradfuse.analysis, gradfuse.api, gradfuse.converters"
+_ONLY_IMPORT = """
+from gradfuse.cli.late import import_late
+import_late()
+import gradfuse.analysis, gradfuse.api, gradfuse.converters
+"""
 
 _COUNT = """
 import resource, subprocess, sys, time

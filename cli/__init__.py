@@ -18,6 +18,7 @@ from .doctor import doctor
 from .explain import explain
 from .fuse import fuse
 from .guard import run_guarded
+from .late import import_late
 from .report import report
 from .train import train
 
@@ -41,6 +42,7 @@ def run() -> int:
     """Run the command that this process was started with; a crash of native code becomes one line and exit code 2."""
     # Modules and graphs live until the end: to look for garbage among them, over and over, is a tenth of a report's time.
     gc.set_threshold(_ALLOCATIONS)
+    import_late()
     return run_guarded(main)
 
 

@@ -70,6 +70,22 @@ def test_report_needs_neither_framework_nor_runtime(model_file):
     assert json.loads(result.stdout)["schema"] == "gradfuse-report/1"
 
 
+def test_a_report_leaves_symbolic_arithmetic_to_those_who_need_it(model_file):
+    code = """
+    import sys
+    from gradfuse.cli import late, main
+    late.import_late()
+    code = main(sys.argv[1:])
+    assert "sympy.core" not in sys.modules
+    import onnx_ir
+    assert onnx_ir.SymbolicDim("n") * 2 + 1 == "2*n + 1"
+    assert "sympy.core" in sys.modules
+    sys.exit(code)
+    """
+    result = run_python(code, "report", str(model_file), "--fail-on", "never")
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
