@@ -31,6 +31,7 @@ from .quadrature import NODES, Array
 from .site import Backward, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
 from .state import GradientByRows, GradientMoments, GradientSummary, Moments, ParameterGradient
 from .transfer import elementwise, shape, unknown
+from .transfer.linear import static_gemm_backward
 from .transfer.table import MOVES, TABLE
 
 __all__ = ["Assumptions", "Note", "Propagation", "propagate"]
@@ -430,6 +431,8 @@ class _Backward:
             return shape.static_backward(site, gradients)
         if site.node.op_type in elementwise.OPS and gradients[0] is not None:
             return _scaled(site.node, site.operands, gradients[0])
+        if site.node.op_type == "Gemm":
+            return static_gemm_backward(site, gradients)
         text = f"no rule carries gradients of weights through it; {unknown.APPROXIMATION}"
         self.state.notes.append(Note(site.node, text))
         return unknown.backward(site, gradients)

@@ -23,6 +23,7 @@ from ..site import Contribution, Operand, Site
 from ..state import Curve, GradientMoments, Moments, ParameterGradient
 from ..tokens import TokenCorrelation, as_rows, of_hadamard, of_sum, sum_variance
 from ..turned import turned_to
+from .blend import Blend, blend_of, gives_nothing_more, note_operands
 
 __all__ = [
     "INDEPENDENT",
@@ -92,6 +93,7 @@ INDEPENDENT = frozenset({"Add", "Sub", "Sum", "Mul"})
 
 def forward(site: Site, latent: Moments) -> list[Moments]:
     """Every operand that depends on the example is a function of `latent`."""
+    note_operands(site)
     values = evaluate_node(site.node, [_at_nodes(operand) for operand in site.operands])[0]
     curve = site.moments(site.varying[0]).curve
     assert curve is not None
@@ -104,8 +106,8 @@ def backward(
     """For each operand the seeds it receives, or the gradient of a shared one."""
     partials = partial_derivatives(site.node, [_at_nodes(operand) for operand in site.operands])
     received: list[list[Seed] | ParameterGradient | None] = []
-    for operand, partial in zip(site.operands, partials, strict=True):
-        if operand is None or partial is None:
+    for index, (operand, partial) in enumerate(zip(site.operands, partials, strict=True)):
+        if operand is None or partial is None or gives_nothing_more(site, index):
             received.append(None)
             continue
         with np.errstate(all="ignore"):
@@ -122,6 +124,11 @@ def backward(
 
 def independent_forward(site: Site) -> list[Moments]:
     """Sums and products of operands of different latents."""
+    note_operands(site)
+    blend = blend_of(site)
+    if blend is not None:
+        site.memory[site.node] = blend
+        return [blend.moments()]
     operands = [_as_moments(operand) for operand in site.operands]
     shape = np.broadcast_shapes(*(operand.shape for operand in operands))
     if site.node.op_type == "Mul":
@@ -194,9 +201,13 @@ def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]
     dy = gradients[0]
     assert dy is not None
     received: list[Contribution] = []
+    blend = site.memory.get(site.node)
     for index, operand in enumerate(site.operands):
-        if operand is None:
+        if operand is None or gives_nothing_more(site, index):
             received.append(None)
+            continue
+        if isinstance(blend, Blend) and index == blend.index:
+            received.append(blend.to_b(dy))
             continue
         if site.node.op_type == "Mul":
             other = _as_moments(site.operands[1 - index])

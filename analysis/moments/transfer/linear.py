@@ -24,7 +24,7 @@ from ..site import Contribution, Site
 from ..state import COVARIANCE_LIMIT, GradientByRows, GradientMoments, Moments, ParameterGradient
 from .sequence import dense, dense_backward, sequence, summed, weight_gradient
 
-__all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward"]
+__all__ = ["gemm_backward", "gemm_forward", "matmul_backward", "matmul_forward", "static_gemm_backward"]
 
 
 def gemm_forward(site: Site) -> Sequence[Moments]:
@@ -50,6 +50,38 @@ def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
         dbias = ParameterGradient(total.mean.reshape(shape), total.variance.reshape(shape))
     turned = dweight.transposed if site.attribute("transB", 0) else dweight
     return _transposed(site, dy, weight), turned, dbias
+
+
+def static_gemm_backward(site: Site, gradients: Sequence[ParameterGradient | None]) -> Sequence[Contribution]:
+    """Of y = alpha A B + beta c, none of which depends on the example, as of a first state; elements of dy as uncorrelated."""
+    dy = gradients[0]
+    assert dy is not None
+    left, right = _as_matrix(site, 0, "transA"), _as_matrix(site, 1, "transB")
+    alpha = site.attribute("alpha", 1.0)
+    first = ParameterGradient(dy.mean @ right.T, dy.variance @ (right**2).T).scaled(alpha)
+    second = ParameterGradient(left.T @ dy.mean, (left**2).T @ dy.variance).scaled(alpha)
+    dbias = None
+    if site.is_static(2):
+        shape = site.array(2).shape
+        whole = ParameterGradient(_summed_to(dy.mean, shape), _summed_to(dy.variance, shape))
+        dbias = whole.scaled(site.attribute("beta", 1.0))
+    return (
+        first.transposed if site.attribute("transA", 0) else first,
+        second.transposed if site.attribute("transB", 0) else second,
+        dbias,
+    )
+
+
+def _summed_to(matrix: Array, shape: tuple[int, ...]) -> Array:
+    """Summed over the axes along which an array of this shape was broadcast."""
+    padded = (1,) * (2 - len(shape)) + shape
+    axes = tuple(axis for axis, length in enumerate(padded) if length == 1)
+    return np.asarray(matrix.sum(axes, keepdims=True).reshape(shape))
+
+
+def _as_matrix(site: Site, index: int, transposed: str) -> Array:
+    matrix = site.array(index).astype(np.float64)
+    return matrix.T if site.attribute(transposed, 0) else matrix
 
 
 def matmul_forward(site: Site) -> Sequence[Moments]:
