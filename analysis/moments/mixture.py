@@ -2,13 +2,15 @@
 
 Every layer takes what it receives as normal. LayerNormalization brings each example to one norm, and training gathers what
 lies there around few centres: between them, where a normal law puts many examples, there are hardly any, and gradients are
-largest. So the input is taken apart, x = a + e with a ~ N(mean, variance / 2) and e ~ N(0, variance / 2). Given a, each layer
-is nearer to a normal law, and over draws of a moments add up (Gaussian sums: Alspach and Sorenson 1972; the law of total
+largest. So the input is taken apart, x = a + e with a ~ N(mean, s variance) and e ~ N(0, (1 - s) variance). Given a, each
+layer is nearer to a normal law, and over draws of a moments add up (Gaussian sums: Alspach and Sorenson 1972; the law of total
 expectation), with G the gradient of one example and M_a = E[G | a]:
 
     E G^2 = E_a E[G^2 | a]          (E G)^2 = E M_a M_b of independent a and b, without bias from few draws
 
-Nothing is executed: what is propagated are the moments given a.
+Nothing is executed: what is propagated are the moments given a. Weights that were drawn and not trained need one law alone.
+Training shows in outputs that differ from example to example, or in a weight `[n, m]` with a singular value beyond those of
+independent elements, deviation (sqrt n + sqrt m) (Bai and Yin 1993; Martin and Mahoney 2021).
 """
 
 from __future__ import annotations
@@ -30,15 +32,22 @@ __all__ = ["LAWS", "gathers_examples", "mixed", "of_laws"]
 LAWS = 16
 """Normal laws that the inputs' is made up of: pairs of a and -a."""
 
-_SHARE = 0.5
+_SHARE = 0.75
 """Share of the variance that a has."""
 
 _MAX_WEIGHTS = 4_000_000
 """Elements of all parameters beyond which their gradients, held as means and variances, would take much memory."""
 
 _DECIDED = 1.0
-"""Variance of the outputs about their mean from which on a softmax is no longer nearly linear: the network tells its
-examples apart."""
+"""Variance of the outputs about their mean from which on a softmax is no longer nearly linear."""
+
+_BEYOND = 1.15
+"""Largest singular value of a weight over that of independent elements from which on it was trained; of small matrices that
+were not, it is up to 1.06.
+"""
+
+_PRODUCTS = 30
+"""Products with a weight that find its largest singular value."""
 
 
 def mixed(state: Propagation) -> Propagation:
@@ -50,11 +59,9 @@ def mixed(state: Propagation) -> Propagation:
 
 
 def gathers_examples(state: Propagation) -> bool:
-    """Whether one law is not enough: examples are vectors, normalised each by itself, and told apart."""
-    output = _moments(state, state.output)
-    spread = np.mean(output.variance) - (0.0 if output.covariance is None else np.mean(output.covariance))
+    """Whether one law is not enough: examples are vectors, normalised each by itself, and the network was trained."""
     normalised = any(node.op_type == "LayerNormalization" for node in state.nodes)
-    return bool(spread > _DECIDED) and normalised and _dense_input(state) is not None
+    return normalised and _dense_input(state) is not None and (_decides(state) or _has_learned(state))
 
 
 def of_laws(state: Propagation, pairs: Sequence[tuple[Assumptions, Assumptions]]) -> Propagation:
@@ -79,6 +86,28 @@ def _dense_input(state: Propagation) -> ir.Value | None:
     """The only input, where an example of it is a vector."""
     inputs = [v for v, m in state.values.items() if v.producer() is None and isinstance(m, Moments)]
     return inputs[0] if len(inputs) == 1 and len(_moments(state, inputs[0]).shape) == 1 else None
+
+
+def _decides(state: Propagation) -> bool:
+    output = _moments(state, state.output)
+    spread = np.mean(output.variance) - (0.0 if output.covariance is None else np.mean(output.covariance))
+    return bool(spread > _DECIDED)
+
+
+def _has_learned(state: Propagation) -> bool:
+    """Whether a weight of a dense layer has a direction that independent elements have not."""
+    weights = [state.values[v] for node in state.nodes for v in node.inputs[1:2] if v in state.values]
+    return any(_beyond(w) > _BEYOND for w in weights if isinstance(w, np.ndarray) and w.ndim == 2)
+
+
+def _beyond(weight: Array) -> float:
+    """Largest singular value over that of independent elements, by power iteration."""
+    vector = np.random.default_rng(0).standard_normal(weight.shape[1])
+    for _ in range(_PRODUCTS):
+        vector = weight.T @ (weight @ vector)
+        vector = vector / max(float(np.linalg.norm(vector)), np.finfo(float).tiny)
+    edge = np.sqrt(np.mean(weight**2)) * sum(np.sqrt(weight.shape))
+    return float(np.linalg.norm(weight @ vector) / edge) if edge > 0 else 0.0
 
 
 def _moments(state: Propagation, value: ir.Value) -> Moments:

@@ -90,12 +90,21 @@ def test_laws_of_hardly_any_variance_give_the_mean_over_their_inputs() -> None:
         assert predicted[name] == pytest.approx(expected, rel=1e-3), name
 
 
-def test_only_networks_that_tell_their_examples_apart_take_several_laws() -> None:
+def test_only_trained_networks_with_normalised_vectors_take_several_laws() -> None:
     def laws(module: nn.Module, *shape: int) -> int:
         return mixed(propagate(gradient_graph(module, shape), Assumptions())).laws
 
+    def drawn(head: float) -> nn.Sequential:
+        """Weights of independent elements."""
+        module = _gathering(2, head=head)
+        for layer in module[:-1:3]:
+            nn.init.normal_(layer.weight, 0.0, layer.in_features**-0.5)
+        return module
+
+    assert laws(drawn(0.5), INPUTS) == 1
+    assert laws(drawn(30.0), INPUTS) == LAWS
+    assert laws(_gathering(2, head=0.5), INPUTS) == LAWS
     assert laws(_gathering(2, norm=False), INPUTS) == 1
-    assert laws(_gathering(2, head=0.5), INPUTS) == 1
     tokens = nn.Sequential(*_gathering(2)[:-1], nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES))
     assert laws(tokens, 3, INPUTS) == 1
 
