@@ -103,7 +103,10 @@ def test_only_trained_networks_with_normalised_vectors_take_several_laws() -> No
 
     assert laws(drawn(0.5), INPUTS) == 1
     assert laws(drawn(30.0), INPUTS) == LAWS
-    assert laws(_gathering(2, head=0.5), INPUTS) == LAWS
+    learned = drawn(0.5)
+    with torch.no_grad():
+        learned[3].weight += 0.1
+    assert laws(learned, INPUTS) == LAWS
     assert laws(_gathering(2, norm=False), INPUTS) == 1
     tokens = nn.Sequential(*_gathering(2)[:-1], nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES))
     assert laws(tokens, 3, INPUTS) == 1
