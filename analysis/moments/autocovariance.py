@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .blocks import one_of, repeats
 from .quadrature import Array
 
 __all__ = ["REACH", "Autocovariance", "torus"]
@@ -60,6 +61,21 @@ class Autocovariance:
         """Of positions that are all the same."""
         far = value.reshape(-1, *[1] * len(lengths))
         return cls(np.broadcast_to(far, (len(far), *torus(lengths))), far, lengths)
+
+    @classmethod
+    def of_products(cls, elements: Array) -> Autocovariance:
+        """Mean over positions of the products of two elements of `[C, *positions]`, on the torus of all positions."""
+        axes, lengths = tuple(range(1, elements.ndim)), elements.shape[1:]
+        if repeats(elements, axes):
+            return cls.constant(one_of(elements, axes).reshape(-1) ** 2, lengths)
+        power = np.abs(np.fft.rfftn(elements, axes=axes)) ** 2
+        products = np.fft.irfftn(power, s=lengths, axes=axes) / math.prod(lengths)
+        lags = [np.fft.fftfreq(n, 1.0 / n).round().astype(int) for n in torus(lengths)]
+        places: Any = (slice(None), *np.ix_(*lags))
+        near = products[places]
+        more = max(math.prod(lengths) - near[0].size, 1)
+        far = (products.sum(axes) - near.sum(axes)) / more
+        return cls(near, far.reshape(-1, *[1] * len(lengths)), lengths)
 
     @property
     def count(self) -> int:

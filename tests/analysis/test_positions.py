@@ -253,3 +253,40 @@ def test_normalisation_of_groups_of_channels(groups: int) -> None:
     for name, measured in measured_rms(module, (3, 10, 10), batches=24, batch_size=32).items():
         assert 0.65 < predicted[name] / measured < 1.4, name
     assert state.notes == []
+
+
+@pytest.mark.parametrize("lengths", [(7,), (12,), (3, 9)])
+def test_products_of_positions(lengths: tuple[int, ...]) -> None:
+    elements = np.random.default_rng(3).standard_normal((2, *lengths))
+    found, axes = Autocovariance.of_products(elements), tuple(range(1, 1 + len(lengths)))
+    for lag in (0, 1, -2):
+        moved = np.roll(elements, -lag, -1)
+        place = (slice(None), *[0] * (len(lengths) - 1), lag)
+        np.testing.assert_allclose(found.near[place], (elements * moved).mean(axes), atol=1e-12)
+    np.testing.assert_allclose(found.total(), found.count * elements.mean(axes) ** 2, atol=1e-12)
+
+
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate between two batch normalisations (Hu 2018)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.squeeze, self.excite = nn.Linear(16, 6), nn.Linear(6, 16)
+        self.second = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3))))))
+        return self.head(self.second(x * gate[:, :, None, None]).mean((2, 3)))
+
+
+def test_a_gate_between_two_batch_normalisations() -> None:
+    """Over a batch, the part of the gate's gradient that all positions share vanishes; of one example it does not."""
+    torch.manual_seed(4)
+    module = Gated()
+    state = propagate(gradient_graph(module, (3, 10, 10)), Assumptions())
+    predicted = {v.name: math.sqrt(found.mean_square(32)) for v, found in state.shared.items()}
+    for name, measured in measured_rms(module, (3, 10, 10), batches=24, batch_size=32).items():
+        assert 0.65 < predicted[name] / measured < 1.5, name

@@ -173,16 +173,16 @@ def _in_common(operands: Sequence[Moments | None]) -> list[TokenCorrelation | No
 
 
 def _product_lags(a: Moments | GradientMoments, b: Moments, variance: Array) -> Autocovariance | None:
-    """Autocovariance of a product of independent tensors with positions: (K_a + a a)(K_b + b b) - a a b b, a a a mean square.
+    """Autocovariance of a product of independent tensors with positions: (K_a + A)(K_b + B) - A B, A the products of a's means.
 
     What is broadcast along positions, as a gate of whole channels, is the same at all of them.
     """
     if variance.ndim < 2 or any(x.mean.ndim != variance.ndim or len(x.mean) != len(variance) for x in (a, b)):
         return None
     axes = tuple(range(1, variance.ndim))
-    squares = [np.mean(x.mean**2, axes, keepdims=True) for x in (a, b)]
-    raw = [_lags_of(x, variance.shape) + square for x, square in zip((a, b), squares, strict=True)]
-    covariance: Autocovariance = raw[0] * raw[1] - squares[0] * squares[1]
+    products = [Autocovariance.of_products(np.broadcast_to(x.mean, variance.shape)) for x in (a, b)]
+    raw = [_lags_of(x, variance.shape) + product for x, product in zip((a, b), products, strict=True)]
+    covariance: Autocovariance = raw[0] * raw[1] - products[0] * products[1]
     return covariance.with_lag0(variance.mean(axes))
 
 
@@ -275,8 +275,11 @@ def sum_to(gradient: GradientMoments, shape: tuple[int, ...]) -> GradientMoments
         return gradient
     axes, kept = _broadcast_axes(gradient.mean.shape, shape)
     if axes == tuple(range(1, gradient.mean.ndim)):
-        mean = gradient.mean.sum(axes).reshape(shape)
-        return GradientMoments.of(mean, np.broadcast_to(gradient.total.reshape(shape), shape))
+        # Of one example, and less over a batch whose sum a normalisation has made vanish.
+        mean, lags = gradient.mean.sum(axes).reshape(shape), gradient.known_lags
+        each_one = np.maximum(lags.count * lags.total(), gradient.total)
+        back = GradientMoments.of(mean, np.broadcast_to(each_one.reshape(shape), shape))
+        return replace(back, cancelled=each_one - gradient.total)
     return GradientMoments.of(
         gradient.mean.sum(axes, keepdims=True).reshape(kept).reshape(shape),
         gradient.variance.sum(axes, keepdims=True).reshape(kept).reshape(shape),
