@@ -33,6 +33,7 @@ __all__ = [
     "independent_backward",
     "independent_forward",
     "sum_to",
+    "to_shared",
 ]
 
 OPS = frozenset(
@@ -116,7 +117,7 @@ def backward(
             received.append(passed)
         elif operand.dtype.kind == "f":
             arrived = [through(seed, latent) for seed in passed]
-            received.append(_shared(sum(arrived[1:], arrived[0]), operand.shape))
+            received.append(to_shared(sum(arrived[1:], arrived[0]), operand.shape))
         else:
             received.append(None)
     return received
@@ -225,7 +226,7 @@ def independent_backward(site: Site, gradients: Sequence[GradientMoments | None]
         if isinstance(operand, Moments):
             received.append(sum_to(back, operand.shape))
         else:
-            received.append(_shared(back, operand.shape))
+            received.append(to_shared(back, operand.shape))
     return received
 
 
@@ -286,7 +287,7 @@ def sum_to(gradient: GradientMoments, shape: tuple[int, ...]) -> GradientMoments
     )
 
 
-def _shared(gradient: GradientMoments, shape: tuple[int, ...]) -> ParameterGradient:
+def to_shared(gradient: GradientMoments, shape: tuple[int, ...]) -> ParameterGradient:
     """The gradient of an operand that all examples share: also summed over the batch."""
     elements = gradient.mean.shape
     inner = (1,) * (len(elements) - len(shape)) + shape

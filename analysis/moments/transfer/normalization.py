@@ -39,8 +39,6 @@ __all__ = [
     "instance_norm_forward",
     "layer_norm_backward",
     "layer_norm_forward",
-    "mask_backward",
-    "mask_forward",
     "mean_over_positions",
     "rescaled",
     "sum_with_standardised",
@@ -355,19 +353,6 @@ def dropout_backward(site: Site, gradients: Sequence[GradientMoments | None]) ->
             lags=_lags_with_noise(dy.lags, added),
         )
     ]
-
-
-def mask_forward(site: Site) -> Sequence[Moments]:
-    """where(mask, y, 0) of a dropout's own outputs is y (`graph.training_form`)."""
-    mask, y = (None if value is None else value.producer() for value in site.node.inputs[:2])
-    if mask is None or mask is not y or mask.op_type != "Dropout":
-        raise UnknownTransferError("its condition depends on the example")
-    return [site.moments(1)]
-
-
-def mask_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
-    """The same gradient."""
-    return [None, gradients[0], None]
 
 
 def _with_noise(covariance: Array | None, added: Array) -> Array | None:

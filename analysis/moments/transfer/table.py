@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ....graph.recurrence import RECURRENT
 from ..site import Transfer
 from . import (
+    choice,
     concat,
     convolution,
     einsum,
@@ -61,7 +62,7 @@ TABLE: Mapping[str, Transfer] = {
     "InstanceNormalization": Transfer(group_norm.forward, group_norm.backward),
     "LayerNormalization": Transfer(normalization.layer_norm_forward, normalization.layer_norm_backward),
     "Dropout": Transfer(normalization.dropout_forward, normalization.dropout_backward),
-    "Where": Transfer(normalization.mask_forward, normalization.mask_backward),
+    "Where": Transfer(choice.forward, choice.backward),
     # pooling
     "AveragePool": Transfer(pooling.average_forward, pooling.average_backward),
     "MaxPool": Transfer(max_pool.forward, max_pool.backward),
