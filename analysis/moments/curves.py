@@ -62,11 +62,11 @@ def as_latent(name: str, moments: Moments) -> Moments:
         axes = tuple(range(1, mean.ndim))
         mean = moments.mean.mean(axes, keepdims=True)
         std = np.sqrt(moments.variance.mean(axes, keepdims=True))
-    skewness = None if moments.tokens is not None else moments.skewness
+    skewness, positive = None if moments.tokens is not None else moments.skewness, moments.positive
 
     def values() -> Array:
         nodes = broadcast_nodes(mean.ndim)
-        if moments.positive:
+        if positive:
             spread = np.sqrt(np.log1p((std / np.maximum(mean, np.finfo(float).tiny)) ** 2))
             return np.asarray(mean * np.exp(spread * nodes - 0.5 * spread**2))
         return np.asarray(mean + std * (nodes if skewness is None else quantiles(skewness)))

@@ -80,7 +80,8 @@ class Propagation:
         graph: The graph that is followed (`forward_graph`).
         nodes: The forward nodes that the loss depends on, in order.
         output: The model's output that the loss is taken of.
-        values: Moments of each tensor that depends on the example; the value of each that does not.
+        values: Moments of each tensor that depends on the example, in the end without the covariances between channels of
+            those with positions; the value of each that does not.
         arrived: What is kept of the gradient of each tensor that depends on the example.
         shared: Gradient of each tensor that does not.
         notes: Approximations.
@@ -275,6 +276,7 @@ class _Backward:
             for value in node.outputs:
                 self.plain.pop(value, None)
                 self.seeds.pop(value, None)
+                self._forget_pairs(value)
             self.drawing.forget(node.outputs)
             _release_weights(node, self.values)
         for value in list(self.values):
@@ -283,6 +285,12 @@ class _Backward:
         self.state.shared.update((value, gradient.summary()) for value, gradient in self.shared.items())
         if self.keeps_whole:
             self.state.whole = self.shared
+
+    def _forget_pairs(self, value: ir.Value) -> None:
+        """At all lags they take most of the memory, and no gradient asks for them behind the value's own node."""
+        moments = self.values.get(value)
+        if isinstance(moments, Moments) and value is not self.state.output:
+            self.values[value] = moments.apart
 
     def _note_unlisted_loss(self, output: ir.Value) -> None:
         name, producer = self.state.gradients.loss, output.producer()

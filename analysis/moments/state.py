@@ -165,6 +165,16 @@ class Moments:
         return ChannelCovariance.of_lags(self.known_lags) if self.channels is None else self.channels
 
     @property
+    def apart(self) -> Moments:
+        """A tensor with positions without what its channels have to do with each other."""
+        if self.channels is None and self.flattened is None:
+            return self
+        curve = None if self.curve is None else replace(self.curve, correlated=None)
+        # Lags of each channel may be a view of those of all pairs.
+        lags = None if self.lags is None else self.lags * 1.0
+        return replace(self, lags=lags, channels=None, flattened=None, curve=curve)
+
+    @property
     def narrow(self) -> Moments:
         """With one position in place of all, where they are alike; `lags` then still tells their number."""
         if not are_alike(self.mean, self.variance):
