@@ -44,7 +44,7 @@ def _meeting(node: ir.Node, a: Sequence[object], b: Sequence[object]) -> tuple[o
     if node.op_type == "MatMul":
         return a[-1], b[max(len(b) - 2, 0)]
     if node.op_type == "Gemm":
-        trans = [node.attributes.get_int(name, 0) for name in ("transA", "transB")]
+        trans = [node.attributes.get_int(name, 0) != 0 for name in ("transA", "transB")]
         return (a[1 - trans[0]], b[trans[1]]) if len(a) == len(b) == 2 else None
     channels = b[1] if len(a) > 1 and len(b) > 1 else None
     return (a[1], channels * node.attributes.get_int("group", 1)) if isinstance(channels, int) else None

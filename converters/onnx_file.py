@@ -259,6 +259,7 @@ def _normalise(model: ir.Model) -> None:
         ) from error
     refuse_quantised(model)
     _refuse_other_domains(model)
+    _refuse_sequences(model)
     # What later versions add to the format, onnxruntime need not read in order to run a graph of ops that it knows.
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     RemoveInitializersFromInputsPass()(model)
@@ -276,6 +277,16 @@ def _refuse_other_domains(model: ir.Model) -> None:
                 f"{describe_node(node)} is not of the ONNX standard",
                 expected="ops of the standard, or functions that the file defines by them",
                 remedy="export the model without optimisation for a runtime",
+            )
+
+
+def _refuse_sequences(model: ir.Model) -> None:
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            raise UnsupportedError(
+                f"{value.name!r} is a {type(value.type).__name__.removesuffix('Type').lower()}, not a tensor",
+                expected="tensors as inputs and outputs",
+                remedy="export the model with its outputs joined, or with a single one",
             )
 
 

@@ -6,7 +6,7 @@ graph that runs (`checks`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -17,10 +17,11 @@ from .source import describe_node
 __all__ = ["CONSEQUENCE", "guard_empty", "needed_operands"]
 
 _NEVER_EMPTY = {
-    **dict.fromkeys(("Col2Im", "Einsum", "Gemm", "LpNormalization", "MatMul", "STFT", "TopK"), slice(None)),
+    **dict.fromkeys(("Einsum", "Gemm", "LpNormalization", "MatMul", "STFT", "TopK"), slice(None)),
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), slice(None)),
     **dict.fromkeys(("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin"), slice(0, 1)),
     **dict.fromkeys(("DFT", "GRU", "GatherND", "GridSample", "LRN", "LSTM", "RNN", "Unique"), slice(0, 1)),
+    "Col2Im": slice(2, 3),
     "Conv": slice(1, 2),
     "ConvTranspose": slice(0, 2),
 }
@@ -56,21 +57,20 @@ def guard_empty(model: ir.Model) -> None:
     """
     builder = Builder(model.graph)
     for node in (node for node in model.graph.all_nodes() if node.domain == ""):
-        operands = node.inputs[_NEVER_EMPTY[node.op_type]] if node.op_type in _NEVER_EMPTY else ()
-        if empty := _first_empty(operands):
-            raise UnsupportedError(
-                f"{describe_node(node)} takes {empty.name!r} of shape {empty.shape}, which has no elements",
-                **CONSEQUENCE,
-            )
         if node.op_type in _REDUCTIONS:
             _name_axes(node, builder)
+        for value in needed_operands(node):
+            if 0 in _needed_lengths(node, value):
+                raise UnsupportedError(
+                    f"{describe_node(node)} takes {value.name!r} of shape {value.shape}, which has no elements",
+                    **CONSEQUENCE,
+                )
 
 
-def _first_empty(values: Iterable[ir.Value | None]) -> ir.Value | None:
-    return next(
-        (value for value in values if value is not None and value.shape is not None and 0 in value.shape),
-        None,
-    )
+def _needed_lengths(node: ir.Node, value: ir.Value) -> Sequence[object]:
+    """A ConvTranspose of no examples gives none."""
+    dims = () if value.shape is None else value.shape.dims
+    return dims[1:] if node.op_type == "ConvTranspose" else dims
 
 
 def _name_axes(node: ir.Node, builder: Builder) -> None:

@@ -26,6 +26,15 @@ _EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights beyond which they go to a file of their own; protobuf itself ends at 2 GiB."""
 
 
+_MOST = 1 << 31
+
+_COUNTS = {
+    **dict.fromkeys(("blocksize", "dilations", "group", "kernel_shape", "num_groups", "strides"), 1),
+    **dict.fromkeys(("output_padding", "pads"), -_MOST),
+    "sampling_ratio": 0,
+}
+"""The least value of attributes that count."""
+
 _LONGEST_NAME = 4096
 
 
@@ -64,7 +73,7 @@ def load_model(path: str | Path) -> ir.Model:
         raise _invalid(path, reason[0] if reason else type(error).__name__) from error
     _check_names(model, path)
     _check_nodes(model, path)
-    _check_divisors(model, path)
+    _check_attributes(model, path)
     map_tensors(model)
     return model
 
@@ -133,13 +142,14 @@ def _check_nodes(model: ir.Model, path: Path) -> None:
             raise _invalid(path, f"the input {value.name!r} has a negative length")
 
 
-def _check_divisors(model: ir.Model, path: Path) -> None:
-    """Refuse a 0 in attributes that onnxruntime divides by unseen: it ends the process."""
+def _check_attributes(model: ir.Model, path: Path) -> None:
+    """Refuse numbers that onnxruntime takes unseen: it divides by a 0, or by what overflows to one, and ends the process."""
     functions = (node for function in model.functions.values() for node in function.all_nodes())
     for node in (*model.graph.all_nodes(), *functions):
-        for name in ("dilations", "group", "kernel_shape", "strides"):
-            numbers = _integers(node.attributes.get(name)) if node.domain == "" else []
-            if min(numbers, default=1) < 1:
+        for name in node.attributes.keys() & _COUNTS if node.domain == "" else ():
+            numbers = _integers(node.attributes[name])
+            least = 0 if node.op_type == "Col2Im" and name == "pads" else _COUNTS[name]
+            if not all(least <= number < _MOST for number in numbers):
                 raise _invalid(path, f"{node.op_type} node {node.name!r} has {name} {list(numbers)}")
 
 

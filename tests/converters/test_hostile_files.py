@@ -119,18 +119,25 @@ def test_integer_division_by_zero_does_not_end_the_process(write_model: WriteMod
         "Conv <group = 0> (x, w)",
         "MaxPool <kernel_shape = [2, 2], strides = [1, 0]> (x)",
         "AveragePool <kernel_shape = [0, 2]> (x)",
+        "DepthToSpace <blocksize = 1099511627776> (x)",
+        "Col2Im <pads = [-7, -7, -7, -7]> (x, size, size)",
+        "Conv <dilations = [1, 4294967296]> (x, w)",
     ],
 )
-def test_what_a_kernel_would_divide_by_is_positive(write_model: WriteModel, node: str) -> None:
-    """onnxruntime ends the process."""
+def test_numbers_that_a_kernel_takes_unseen_are_in_range(write_model: WriteModel, node: str) -> None:
+    """onnxruntime ends the process, or does not return."""
     text = (
         f"g (float[batch, 1, 6, 6] x) => (float[batch, n] y) {{ c = {node} f = Flatten (c) y = Mul (f, v) }}"
     )
-    path = write_model(text, {"w": (2, 1, 3, 3), "v": (1,)})
-    with pytest.raises(
-        GradfuseError, match=r"is not a valid ONNX model: (Conv|\w+Pool) node '.*' has \w+ \["
-    ):
+    path = write_model(text, {"w": (2, 1, 3, 3), "v": (1,), "size": np.array([6, 6])})
+    with pytest.raises(GradfuseError, match=r"is not a valid ONNX model: \w+ node '.*' has \w+ \["):
         convert(path)
+
+
+def test_outputs_that_are_no_tensors_are_refused(write_model: WriteModel) -> None:
+    text = "g (float[batch, 4] x) => (seq(float[batch, 1]) y) { h = MatMul (x, w) y = SplitToSequence <axis = 1> (h) }"
+    with pytest.raises(GradfuseError, match="'y' is a sequence, not a tensor; tensors as inputs and outputs"):
+        convert(write_model(text, {"w": (4, 3)}))
 
 
 def test_a_few_lines_that_become_a_trillion_nodes_are_refused(write_model: WriteModel) -> None:

@@ -33,6 +33,7 @@ def _model(inputs: str, body: str) -> ir.Model:
         ("float[0, 4] x", "y = LpNormalization (x)"),
         ("float[2, 0, 5] x, float[3, 0, 3] w", "y = Conv (x, w)"),
         ("float[2, 0, 5] x, float[0, 3, 3] w", "y = ConvTranspose (x, w)"),
+        ("float[2, 2, 0] x, float[2, 3, 3] w", "y = ConvTranspose (x, w)"),
         ("float[0, 4] x", "r = Relu (x) y = LpNormalization (r)"),
     ],
 )
@@ -45,9 +46,10 @@ def test_an_empty_operand_that_onnxruntime_does_not_survive_is_refused(inputs: s
     ("inputs", "body"),
     [
         ("float[0, 2, 5] x, float[3, 2, 3] w", "y = Conv (x, w)"),
+        ("float[0, 2, 5] x, float[2, 3, 3] w", "y = ConvTranspose (x, w)"),
         ("float[2, 3] x", "axes = Constant <value = int64[0] {}> () y = ReduceMax (x, axes)"),
     ],
-    ids=["batch of a convolution", "axes of a reduction"],
+    ids=["batch of a convolution", "batch of a transposed one", "axes of a reduction"],
 )
 def test_what_may_be_empty_is_not_refused(inputs: str, body: str) -> None:
     lower(_model(inputs, body))
