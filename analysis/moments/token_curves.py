@@ -1,20 +1,15 @@
 """Elementwise functions of the tokens of a sequence: Mehler's formula (see `correlation`) within tokens and between them.
 
-Hermite coefficients are averaged over the tokens, whose functions differ by mean and scale only.
+The tokens' functions differ by mean and scale: products of Hermite coefficients are averaged over tokens, or pairs of tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from .quadrature import (
-    TERMS,
-    Array,
-    cross_series,
-    derivative_coefficients,
-    expectation,
-    hermite_coefficients,
-)
+from .quadrature import Array, derivative_coefficients, expectation, hermite_coefficients
 from .tokens import TokenCorrelation, as_rows
 
 __all__ = ["cross_moments", "curvature_moments", "function_tokens", "slope_moments", "slope_tokens"]
@@ -28,13 +23,9 @@ def function_tokens(curve: Array, variance: Array, latent: TokenCorrelation) -> 
         variance: Variance of f(x), `elements`.
         latent: Correlation of x.
     """
-    coefficients = _rows(hermite_coefficients(curve), latent.axes).mean(1)
-    energy = _rows(expectation((curve - expectation(curve)) ** 2)[None], latent.axes)[0].mean(0)
-    rest = np.sqrt(np.maximum(energy - np.sum(coefficients[1:] ** 2, 0), 0.0))
-    within, between = (
-        _series(coefficients, rest, rho) - _outer(coefficients[0], rho)
-        for rho in (latent.within, latent.between)
-    )
+    coefficients = _coefficients(curve - expectation(curve), latent.axes)
+    products = _products(coefficients, coefficients, latent.within.ndim == 2)
+    within, between = map(_series, products, (latent.within, latent.between))
     deviation = as_rows(np.sqrt(variance), latent.axes)
     return TokenCorrelation.of_covariances(latent.axes, within, between, deviation)
 
@@ -63,45 +54,52 @@ def slope_tokens(
     matrices = [_like(rho.within, own), _like(rho.between, common)]
     if own.ndim < matrices[0].ndim:
         own, common = np.diag(own), np.diag(common)
-    coefficients = _rows(hermite_coefficients(slope), axes).mean(1)
-    energy = _rows(expectation(slope**2)[None], axes)[0].mean(0)
-    rest = np.sqrt(np.maximum(energy - np.sum(coefficients**2, 0), 0.0))
-    rows = as_rows(mean, axes)
-    flat = own.ndim == 1
-    squares = np.mean(rows**2, 0) if flat else rows.T @ rows / len(rows)
-    pairs = rows.mean(0) ** 2 if flat else np.outer(rows.mean(0), rows.mean(0))
+    coefficients, means, full = _coefficients(slope, axes), as_rows(mean, axes)[None], own.ndim == 2
     covariances = []
-    for covariance, product, matrix in zip((own, common), (squares, pairs), matrices, strict=True):
-        second = _series(coefficients, rest, matrix)
-        covariances.append(covariance * second + product * (second - _outer(coefficients[0], matrix)))
+    for covariance, (square,), products, matrix in zip(
+        (own, common),
+        _products(means, means, full),
+        _products(coefficients, coefficients, full),
+        matrices,
+        strict=True,
+    ):
+        second = _series(products, matrix)
+        covariances.append(covariance * second + square * (second - products[0]))
     within, between = covariances
     return TokenCorrelation.of_covariances(axes, within, between, as_rows(np.sqrt(after), axes))
 
 
 def slope_moments(slope: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
     """E f'(x_i) f'(x_j) of two features, of one token and of two, `[F, F]`."""
-    coefficients = _rows(hermite_coefficients(slope), latent.axes).mean(1)
-    energy = _rows(expectation(slope**2)[None], latent.axes)[0].mean(0)
-    rest = np.sqrt(np.maximum(energy - np.sum(coefficients**2, 0), 0.0))
-    within, between = (np.diag(m) if m.ndim == 1 else m for m in (latent.within, latent.between))
-    return _series(coefficients, rest, within), _series(coefficients, rest, between)
+    coefficients = _coefficients(slope, latent.axes)
+    within, between = map(_series, _products(coefficients, coefficients, full=True), _matrices(latent))
+    return within, between
 
 
 def cross_moments(f: Array, g: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
     """Cov(f(x_i), g(x_j)) of two features, of one token and of two, `[F, F]`."""
-    a, b = (_rows(hermite_coefficients(curve), latent.axes).mean(1) for curve in (f, g))
-    return _cross_series(a, b, latent)
+    a, b = (_rows(hermite_coefficients(curve), latent.axes) for curve in (f, g))
+    return _cross_moments(a, b, latent)
 
 
 def curvature_moments(f: Array, g: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
     """Cov(f'(x_i), g(x_j)) in the same way, f' the derivative by the standardised latent (see `curvature_covariance`)."""
-    a, b = (_rows(hermite_coefficients(curve), latent.axes).mean(1) for curve in (f, g))
-    return _cross_series(derivative_coefficients(a), b, latent)
+    a, b = (hermite_coefficients(curve) for curve in (f, g))
+    a = derivative_coefficients(a)
+    return _cross_moments(_rows(a, latent.axes), _rows(b[: len(a)], latent.axes), latent)
 
 
-def _cross_series(a: Array, b: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
-    within, between = (np.diag(rho) if rho.ndim == 1 else rho for rho in (latent.within, latent.between))
-    return cross_series(a, b, within), cross_series(a, b, between)
+def _cross_moments(a: Array, b: Array, latent: TokenCorrelation) -> tuple[Array, Array]:
+    products = ([0.0, *each[1:]] for each in _products(a, b, full=True))
+    within, between = map(_series, products, _matrices(latent))
+    return within, between
+
+
+def _coefficients(curve: Array, axes: tuple[int, ...]) -> Array:
+    """Hermite coefficients `[orders, T, F]`; orders above TERMS as if all of order TERMS + 1."""
+    coefficients = hermite_coefficients(curve)
+    rest = np.sqrt(np.maximum(expectation(curve**2) - np.sum(coefficients**2, 0), 0.0))
+    return _rows(np.concatenate([coefficients, rest[None]]), axes)
 
 
 def _rows(stacked: Array, axes: tuple[int, ...]) -> Array:
@@ -109,8 +107,19 @@ def _rows(stacked: Array, axes: tuple[int, ...]) -> Array:
     return np.stack([as_rows(part, axes) for part in stacked])
 
 
-def _outer(vector: Array, like: Array) -> Array:
-    return vector**2 if like.ndim == 1 else np.outer(vector, vector)
+def _products(a: Array, b: Array, full: bool) -> tuple[Array, Array]:
+    """a_i b_j of every order, averaged over tokens and over pairs of tokens, `[orders, F, F]`, or `[orders, F]` of i = j."""
+    count = a.shape[1]
+    if full:
+        own, whole = np.swapaxes(a, 1, 2) @ b, a.sum(1)[:, :, None] * b.sum(1)[:, None]
+    else:
+        own, whole = np.sum(a * b, 1), a.sum(1) * b.sum(1)
+    return own / count, own if count == 1 else (whole - own) / (count * (count - 1))
+
+
+def _matrices(latent: TokenCorrelation) -> tuple[Array, Array]:
+    within, between = (np.diag(rho) if rho.ndim == 1 else rho for rho in (latent.within, latent.between))
+    return within, between
 
 
 def _like(rho: Array, covariance: Array) -> Array:
@@ -118,11 +127,9 @@ def _like(rho: Array, covariance: Array) -> Array:
     return np.diag(rho) if rho.ndim == 1 and covariance.ndim == 2 else rho
 
 
-def _series(coefficients: Array, rest: Array, rho: Array) -> Array:
-    """sum_k a_k a_k' rho^k; orders above TERMS as if all of order TERMS + 1."""
-    power = np.ones(rho.shape)
-    total = _outer(coefficients[0], rho) * power
-    for order in range(1, TERMS + 1):
-        power = power * rho
-        total = total + _outer(coefficients[order], rho) * power
-    return np.asarray(total + _outer(rest, rho) * power * rho)
+def _series(products: Sequence[Array | float] | Array, rho: Array) -> Array:
+    """sum_k (a_k b_k) rho^k (Mehler)."""
+    total = np.zeros(rho.shape)
+    for product in reversed(products):
+        total = total * rho + product
+    return total

@@ -12,7 +12,9 @@ from gradfuse.analysis import analyse, probe
 from gradfuse.analysis.moments import Assumptions, propagate
 from gradfuse.analysis.moments.drawn_op import _contract
 from gradfuse.analysis.moments.draws import fitted_value, sample
+from gradfuse.analysis.moments.quadrature import NODES
 from gradfuse.analysis.moments.state import GradientMoments, Moments
+from gradfuse.analysis.moments.token_curves import cross_moments, function_tokens, slope_moments
 from gradfuse.analysis.moments.tokens import TokenCorrelation
 from gradfuse.analysis.moments.transfer.sequence import dense, mean_of_tokens, weight_gradient
 from gradfuse.analysis.moments.turned import turned_to
@@ -34,6 +36,26 @@ def correlated_sequence(seed: int) -> tuple[Array, Array, TokenCorrelation]:
     mean = rng.standard_normal((LENGTH, FEATURES))
     variance = np.outer(rng.uniform(0.5, 2.0, LENGTH), rng.uniform(0.5, 2.0, FEATURES))
     return mean, variance, TokenCorrelation((0,), within, 0.5 * within)
+
+
+def test_functions_of_tokens_with_means_and_scales_of_their_own_against_draws() -> None:
+    mean, variance, tokens = correlated_sequence(6)
+    draws = sample(Moments(*_with_tokens(6)), "x", 100_000)
+    curve = np.maximum(mean + np.sqrt(variance) * NODES[:, None, None], 0.0)
+    slope, f, g = (curve > 0).astype(np.float64), np.maximum(draws, 0.0), (draws > 0).astype(np.float64)
+    found = function_tokens(curve, f.var(0), tokens).covariances(f.std(0))
+    exact = _over_tokens(f - f.mean(0), f - f.mean(0))
+    np.testing.assert_allclose(found, exact, atol=0.02 * np.abs(exact).max())
+    np.testing.assert_allclose(slope_moments(slope, tokens), _over_tokens(g, g), atol=0.02)
+    expected = _over_tokens(g - g.mean(0), f - f.mean(0))
+    np.testing.assert_allclose(cross_moments(slope, curve, tokens), expected, atol=0.01)
+
+
+def _over_tokens(f: Array, g: Array) -> Array:
+    """E f_i g_j averaged over tokens, and over pairs of tokens, of draws `[N, T, F]`: `[2, F, F]`."""
+    own = np.einsum("ntf,ntg->fg", f, g) / len(f)
+    pairs = f.sum(1).T @ g.sum(1) / len(f) - own
+    return np.stack([own / LENGTH, pairs / (LENGTH * (LENGTH - 1))])
 
 
 def test_a_weight_that_all_tokens_use_against_draws() -> None:
