@@ -25,6 +25,16 @@ ONE = np.array([1])
     [
         (f"{IMAGE} r = Relu(d) m = ReduceMax<keepdims = 0>(r, axes) y = MatMul(m, u)", IMAGES),
         (f"{IMAGE} m = ReduceMin<keepdims = 0>(d, axes) y = MatMul(m, u)", IMAGES),
+        (
+            f"{IMAGE} r = Relu(d) t = Transpose<perm = [0, 2, 3, 1]>(r) m = ReduceMax<keepdims = 0>(t, last)"
+            " y = MatMul(m, u)",
+            IMAGES,
+        ),
+        (
+            f"{IMAGE} r = Relu(d) t = Transpose<perm = [0, 2, 3, 1]>(r) k = ReduceMax(t, last) m = Flatten(k)"
+            " y = MatMul(m, u)",
+            IMAGES,
+        ),
         (f"{IMAGE} g = GlobalMaxPool(d) m = Flatten(g) y = MatMul(m, u)", IMAGES),
         (f"{SEQUENCE} m = ReduceMax<keepdims = 0>(h, one) y = MatMul(m, u)", SEQUENCES),
         (
@@ -33,12 +43,13 @@ ONE = np.array([1])
             SEQUENCES,
         ),
     ],
-    ids=["positions", "smallest", "GlobalMaxPool", "tokens", "taken"],
+    ids=["positions", "smallest", "channels last", "axes kept", "GlobalMaxPool", "tokens", "taken"],
 )
 def test_every_gradient_behind_the_largest(
     text_graph: TextGraph, body: str, options: dict[str, object]
 ) -> None:
-    given = {"axes": np.array([2, 3])} if "axes" in body else {"one": ONE} if "one" in body else {}
+    constants = {"axes": np.array([2, 3]), "last": np.array([1, 2]), "one": ONE}
+    given = {name: value for name, value in constants.items() if name in body}
     graph = text_graph(body, loss="cross-entropy", given=given, **options)  # type: ignore[arg-type]
     measurement = probe(graph, Assumptions())
     report = analyse(graph, measurement=measurement)

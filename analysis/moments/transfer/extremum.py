@@ -32,6 +32,7 @@ from ..state import GradientMoments, Moments
 from ..tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, from_rows
 from .max_pool import by_channel, rank, read, values_of
 from .pooling import reduced_axes
+from .reordered import at, before
 
 __all__ = ["backward", "forward", "index_backward", "index_forward", "taken_backward", "taken_forward"]
 
@@ -97,20 +98,49 @@ class _Rows:
 
 def forward(site: Site) -> Sequence[Moments]:
     """Moments of the largest."""
-    return [_largest(site, _rows(site), _keeps(site))]
+    origin, rows = _origin(site)
+    y = _largest(origin, rows, _keeps(site))
+    shape = _reduced_shape(site, _axes_of(site))
+    if shape == y.shape:
+        return [y]
+    return [replace(y, mean=y.mean.reshape(shape), variance=y.variance.reshape(shape), skewness=None)]
 
 
 def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
     """The formulas above."""
     assert gradients[0] is not None
-    return [_received(site, _rows(site), gradients[0])]
+    origin, rows = _origin(site)
+    seed, left = _received(origin, rows, gradients[0]), before(site)
+    if origin is site or left is None:
+        return [seed]
+    left.seed = seed
+    size = len(site.x.mean.reshape(-1))
+    index, apart = left.index, (seed.gradient.mean, seed.gradient.variance)
+    mean, variance = (part.reshape(size)[index] for part in apart)
+    return [GradientMoments.of(mean, variance)]
+
+
+def _origin(site: Site) -> tuple[Site, _Rows]:
+    """The maximum as of the tensor before a transposition, where that keeps the rows in their order."""
+    left, axes, smallest = before(site), _axes_of(site), site.node.op_type == "ReduceMin"
+    known = None if left is None else left.axes(axes)
+    if left is None or known is None:
+        return site, _Rows.of(site, axes, smallest)
+    origin = at(site, left)
+    return origin, _Rows.of(origin, known, smallest)
+
+
+def _reduced_shape(site: Site, axes: tuple[int, ...]) -> tuple[int, ...]:
+    lengths = enumerate(site.x.shape)
+    if _keeps(site):
+        return tuple(1 if axis in axes else n for axis, n in lengths)
+    return tuple(n for axis, n in lengths if axis not in axes)
 
 
 def index_forward(site: Site) -> Sequence[Moments]:
     """The place of the largest, which is any with the same chance."""
     (axis,) = _axes_of(site)
-    shape = [1 if other == axis else n for other, n in enumerate(site.x.shape)]
-    shape = shape if _keeps(site) else shape[:axis] + shape[axis + 1 :]
+    shape = _reduced_shape(site, (axis,))
     count = site.x.shape[axis]
     return [Moments(np.full(shape, 0.5 * (count - 1)), np.full(shape, (count**2 - 1) / 12.0))]
 
@@ -129,10 +159,6 @@ def taken_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> S
     """As of the largest."""
     assert gradients[0] is not None
     return [_received(site, _taken_rows(site), gradients[0]), None]
-
-
-def _rows(site: Site) -> _Rows:
-    return _Rows.of(site, _axes_of(site), site.node.op_type == "ReduceMin")
 
 
 def _axes_of(site: Site) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from ..quadrature import Array
 from ..site import Contribution, Operand, Site, arrays_of, batch_axis
 from ..state import COVARIANCE_LIMIT, GradientMoments, Moments, ParameterGradient
 from ..steps import Steps
-from . import group_norm
+from . import group_norm, reordered
 from .sequence_moves import moved_back, moved_forward, tokens_back
 from .whole_channels import picked_channels, picked_moments, put_back
 
@@ -37,6 +37,8 @@ def forward(site: Site) -> Sequence[Moments]:
         return [moved_forward(index, x, y) for index, y in zip(indices, moved, strict=True)]
     if _is_row_of_positions(site):
         return [_in_one_row(x, y) for y in moved]
+    if len(site.varying) == 1:
+        reordered.leave(site, indices[0])
     picked = _picked_channels(site)
     if picked is not None:
         return [picked_moments(x, channels, y) for channels, y in zip(picked, moved, strict=True)]
@@ -137,6 +139,9 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     if _is_row_of_positions(site) and gradients[0] is not None:
         back = _out_of_one_row(site.moments(site.varying[0]), gradients[0])
         return [back if index in site.varying else None for index in range(len(site.operands))]
+    seed = reordered.sent_back(site)
+    if seed is not None:
+        return [seed]
     if site.node.op_type == "Reshape" and gradients[0] is not None:
         group_norm.lay_gradient_aside(site, gradients[0])
         laid_aside = group_norm.gradient_laid_aside(site)
