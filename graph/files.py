@@ -87,7 +87,7 @@ def _read_small_tensors(proto: onnx.ModelProto, folder: Path) -> None:
     for tensor in onnx.external_data_helper._get_all_tensors(proto):
         if onnx.external_data_helper.uses_external_data(tensor) and id(tensor) not in kept:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.ClearField("data_location")
             del tensor.external_data[:]
 
 

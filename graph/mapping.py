@@ -17,13 +17,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-__all__ = ["LARGE", "is_large", "is_mapped", "map_tensors", "parse_model", "release", "writable"]
+__all__ = ["LARGE", "MAPPED", "is_large", "is_mapped", "map_tensors", "parse_model", "release", "writable"]
 
 LARGE = 1 << 18
 """Elements from which a weight is handed to onnxruntime as an input instead of copied."""
 
 MAPPED = 1 << 16
 """Elements from which a weight is mapped instead of read."""
+
+_FEWEST_BYTES = 2 * MAPPED
+"""Of so many elements of _NUMBERS."""
 
 _NUMBERS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 
@@ -48,7 +51,7 @@ def parse_model(path: Path) -> onnx.ModelProto:
     Raises:
         google.protobuf.message.DecodeError: It is no such message.
     """
-    if path.stat().st_size < MAPPED:
+    if path.stat().st_size < _FEWEST_BYTES:
         return onnx.ModelProto.FromString(path.read_bytes())
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _without_raw_data(content, path.name)
@@ -75,7 +78,7 @@ def _without_raw_data(content: mmap.mmap, name: str) -> onnx.ModelProto:
 def _tensor(content: mmap.mmap, start: int, stop: int, name: str) -> onnx.TensorProto:
     rest, place = bytearray(), None
     for number, whole, inner, end in _fields(content, start, stop):
-        if number == _RAW_DATA and end - inner >= MAPPED:
+        if number == _RAW_DATA and end - inner >= _FEWEST_BYTES:
             place = inner, end - inner
         else:
             rest += content[whole:end]

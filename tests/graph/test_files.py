@@ -15,7 +15,7 @@ import pytest
 
 from gradfuse.graph import InputError, TrainableModel, evaluate, files
 from gradfuse.graph.files import MAX_IR_VERSION, atomic_path, load_model, save_model
-from gradfuse.graph.mapping import LARGE, is_mapped, release
+from gradfuse.graph.mapping import LARGE, MAPPED, is_mapped, release
 
 Array = np.ndarray[Any, Any]
 Build = Callable[..., TrainableModel]
@@ -281,6 +281,18 @@ def test_large_weights_inside_of_a_file_are_mapped(build: Build, tmp_path: Path,
     assert not is_mapped(loaded["b"].const_value)
     aligned = saved.read_bytes().find(weights["w1"].astype(np.float32)[0, 1:9].tobytes()) % 4 == 0
     assert is_mapped(loaded["w1"].const_value) == aligned
+
+
+@pytest.mark.parametrize("size", [100, MAPPED - 1, MAPPED, LARGE])
+def test_a_weight_is_written_as_it_was_whether_it_has_been_read_or_mapped(
+    build: Build, tmp_path: Path, size: int
+) -> None:
+    """A report's hash of the model is of what is written."""
+    model = build("h = MatMul (x, w) y = ReduceMean (h)", {"w": np.ones((1, size), np.float32)})
+    loaded = load_model(model.save(tmp_path / "model.onnx"))
+    assert is_mapped(loaded.graph.initializers["w"].const_value) in (False, size >= MAPPED)
+    written, kept = (ir.serde.serialize_model(each).SerializeToString() for each in (loaded, model.onnx))
+    assert written == kept
 
 
 def test_a_large_file_cut_or_damaged(build: Build, tmp_path: Path) -> None:
