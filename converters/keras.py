@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from ..graph.builder import Builder
-from ..graph.callables import first_line
+from ..graph.callables import first_line, place_of
 from ..graph.errors import ConversionError, GradfuseError, UnsupportedError
 from ..graph.files import MAX_IR_VERSION
 from ..graph.model import TrainableModel
@@ -106,7 +106,8 @@ def _to_onnx(
         raise _as_raised(error) from None
     except Exception as error:  # whatever the model's own code raises
         raise ConversionError(
-            f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}: {first_line(error) or type(error).__name__}",
+            f"TensorFlow or tf2onnx refuses the Keras model {model.name!r}{place_of(error)}:"
+            f" {first_line(error) or type(error).__name__}",
             remedy="replace the layer that it names",
         ) from error
 

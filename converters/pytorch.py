@@ -32,7 +32,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.builder import Builder
-from ..graph.callables import first_line
+from ..graph.callables import first_line, place_of
 from ..graph.errors import ConversionError, InputError, UnsupportedError
 from ..graph.lowering import pad_before_pooling
 from ..graph.model import (
@@ -200,7 +200,7 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.
                 remedy="take sizes from the input, as in x.flatten(1) or x.view(x.shape[0], -1), and never from len(x)",
             ) from error
         raise ConversionError(
-            f"torch.export refuses {name}: {first_line(error) or type(error).__name__}",
+            f"torch.export refuses {name}{place_of(error)}: {first_line(error) or type(error).__name__}",
             expected="a forward that torch.export.export can trace with the example input "
             + ", ".join(str(list(tensor.shape)) for tensor in inputs),
             remedy="check the shape of the example input, and move control flow that depends on data out of the forward",

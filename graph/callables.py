@@ -8,6 +8,8 @@ import inspect
 import itertools
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +92,15 @@ def first_line(error: BaseException) -> str:
         lambda line: line.startswith("Exception encountered when calling") or line.endswith(":"), lines
     )
     return " ".join(lines[: 1 + len(list(announced))])
+
+
+def place_of(error: BaseException) -> str:
+    """The line of the user's own code that an error was raised under, as ` at net.py:12`; empty where there is none."""
+    installed = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    others = (*installed, str(Path(__file__).parent), str(Path(__file__).parents[1] / "converters"), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(others)]
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def _import_file(path: Path) -> ModuleType:

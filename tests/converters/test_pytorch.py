@@ -334,7 +334,7 @@ class DataDependent(FixedBatch):
         (
             DataDependent(),
             (4,),
-            "torch.export refuses DataDependent: Could not guard on data-dependent expression",
+            r"torch.export refuses DataDependent at test_pytorch.py:\d+: Could not guard on data-dependent expression",
         ),
         (nn.Linear(4, 2), (3,), r"torch.export refuses Linear: .*; .*example input \[2, 3\]"),
     ],
