@@ -29,8 +29,9 @@ def overflows(state: Propagation) -> tuple[str, str]:
 
 
 def _values_overflow(moments: Moments) -> bool:
-    if moments.curve is not None and moments.curve.values.dtype.kind == "f":
-        return not _within(moments.curve.values[_REACHED])
+    values = None if moments.curve is None else moments.curve.values
+    if values is not None and values.dtype.kind == "f":
+        return not _within(values[_REACHED])
     moments = moments.narrow
     return not _within(np.abs(moments.mean) + 4.0 * np.sqrt(moments.variance))
 
