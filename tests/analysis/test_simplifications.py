@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gradfuse.analysis import analyse
+from gradfuse.analysis.moments import Assumptions, propagate
 from gradfuse.graph import GradientGraph
 
 TextGraph = Callable[..., GradientGraph]
@@ -77,3 +78,11 @@ def test_losses_over_positions(text_graph: TextGraph) -> None:
         "y = Conv(x, w)", "float[batch,3,6,6]", "float[batch,5,4,4]", loss="cross-entropy", w=(5, 3, 3, 3)
     )
     assert "positions" in said(graph)["Conv"]
+
+
+@pytest.mark.parametrize(("perm", "lost"), [("0, 2, 1", True), ("0, 1, 2", False)])
+def test_where_positions_lose_their_correlation(text_graph: TextGraph, perm: str, lost: bool) -> None:
+    body = f"c = Conv(x, w) t = Transpose<perm = [{perm}]>(c) f = Flatten(t) y = MatMul(f, u)"
+    graph = text_graph(body, x="float[batch,3,8]", w=(4, 3, 3), u=(24, 10))
+    notes = [note.text for note in propagate(graph, Assumptions()).notes]
+    assert notes == ["the positions that it moves are taken as uncorrelated"] * lost

@@ -49,6 +49,7 @@ def forward(site: Site) -> Sequence[Moments]:
         group_norm.lay_aside(site, moved[0])
     shared = _same_elements(site)
     if shared is None:
+        _note_lost(site, moved)
         return moved
     return [
         replace(y, covariance=shared.covariance, lags=shared.lags, channels=shared.channels)
@@ -56,6 +57,13 @@ def forward(site: Site) -> Sequence[Moments]:
         else replace(y, lags=_lags_of(shared, y.shape))
         for y in moved
     ]
+
+
+def _note_lost(site: Site, moved: Sequence[Moments]) -> None:
+    """Say so where positions that are known to be correlated go where nothing is known of them."""
+    known = any(site.moments(index).lags is not None for index in site.varying)
+    if known and site.node not in site.memory and any(y.mean.ndim > 1 for y in moved):
+        site.notes.append("the positions that it moves are taken as uncorrelated")
 
 
 def _picked_channels(site: Site) -> list[Array] | None:
