@@ -14,7 +14,7 @@ from gradfuse.analysis.moments.fields import fields
 from .conftest import TextGraph
 
 IMAGE = "c = Conv<pads = [1, 1, 1, 1]>(x, w) h = Relu(c) d = Conv<pads = [1, 1, 1, 1]>(h, v)"
-IMAGES = {"x": "float[batch,3,10,10]", "w": (12, 3, 3, 3), "v": (14, 12, 3, 3), "u": (14, 10)}
+IMAGES = {"x": "float[batch,3,7,7]", "w": (12, 3, 3, 3), "v": (14, 12, 3, 3), "u": (14, 10)}
 SEQUENCE = "a = MatMul(x, w) b = Tanh(a) c = MatMul(b, v) h = Relu(c)"
 SEQUENCES = {"x": "float[batch,12,6]", "w": (6, 16), "v": (16, 18), "u": (18, 10)}
 ONE = np.array([1])
@@ -64,18 +64,18 @@ def test_every_gradient_behind_the_largest(
 def test_fields_are_correlated_as_asked_for(lengths: tuple[int, ...]) -> None:
     """A moving sum over two positions, mixed over channels."""
     rng = np.random.default_rng(1)
-    noise = rng.standard_normal((20_000, 2, *lengths))
+    noise = rng.standard_normal((10_000, 2, *lengths))
     mixed = np.einsum("cd,nd...->nc...", [[1.0, 0.0], [0.6, 0.8]], noise + np.roll(noise, 1, -1)) / np.sqrt(2)
     near = np.zeros((4, *(min(n, 8) for n in lengths)))
     first = (0,) * (len(lengths) - 1)
     for row, rho in enumerate((1.0, 0.6, 0.6, 1.0)):
         near[(row, *first, 0)], near[(row, *first, 1)], near[(row, *first, -1)] = rho, rho / 2, rho / 2
     rho = ChannelCovariance(Autocovariance(near, np.zeros((4, *[1] * len(lengths))), lengths))
-    drawn = fields(rho, rng, 20_000)
-    for own, other in ((drawn, mixed), (fields(rho.lags, rng, 20_000)[:, 1:], mixed[:, 1:])):
+    drawn = fields(rho, rng, 10_000)
+    for own, other in ((drawn, mixed), (fields(rho.lags, rng, 10_000)[:, 1:], mixed[:, 1:])):
         for lag in (0, 1, 2):
             for channels in ([0, -1], [-1, -1]):
                 a, b = (
                     np.mean(x[:, channels[0]] * np.roll(x, lag, -1)[:, channels[1]]) for x in (own, other)
                 )
-                assert abs(a - b) < 0.02
+                assert abs(a - b) < 0.03

@@ -166,15 +166,15 @@ def test_a_graph_convolution(text_graph: TextGraph) -> None:
 def test_features_as_tokens_against_draws() -> None:
     """Elements that share a part with their row, one with their column, and one with all."""
     rng = np.random.default_rng(3)
-    parts = (rng.standard_normal((40_000, *shape)) for shape in ((1, 1), (5, 1), (1, 4), (5, 4)))
+    parts = (rng.standard_normal((10_000, *shape)) for shape in ((1, 1), (5, 1), (1, 4), (5, 4)))
     draws = sum(scale * part for scale, part in zip((0.4, 0.7, 0.5, 1.0), parts, strict=True)).astype(
         np.float32
     )
     found, expected = turned_to(fitted_value(draws, (0,)), (1,)), fitted_value(draws, (1,)).tokens
     assert found is not None
     assert expected is not None
-    np.testing.assert_allclose(found.within, expected.within, atol=0.03)
-    np.testing.assert_allclose(found.between, expected.between, atol=0.03)
+    np.testing.assert_allclose(found.within, expected.within, atol=0.04)
+    np.testing.assert_allclose(found.between, expected.between, atol=0.04)
 
 
 def test_a_mixture_of_tokens(text_graph: TextGraph) -> None:
