@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from .blocks import aligned, mean_square
 from .budget import propagation_seconds
 from .engine import Assumptions, Propagation, propagate
 from .quadrature import Array
@@ -53,7 +54,7 @@ _PRODUCTS = 30
 def mixed(state: Propagation) -> Propagation:
     """Gradients by several laws where one law is not enough and they fit the budget; the values stay those of one law."""
     value = _dense_input(state)
-    if value is None or not gathers_examples(state) or not _fits(state):
+    if value is None or not _fits(state) or not gathers_examples(state):
         return state
     return of_laws(state, list(_laws(state, value)))
 
@@ -101,12 +102,13 @@ def _has_learned(state: Propagation) -> bool:
 
 
 def _beyond(weight: Array) -> float:
-    """Largest singular value over that of independent elements, by power iteration."""
-    vector = np.random.default_rng(0).standard_normal(weight.shape[1])
+    """Largest singular value over that of independent elements, by power iteration, of float32 weights in float32."""
+    weight, vector = aligned(weight), np.random.default_rng(0).standard_normal(weight.shape[1])
+    vector = vector.astype(np.float32) if weight.dtype == np.float32 else vector
     for _ in range(_PRODUCTS):
         vector = weight.T @ (weight @ vector)
-        vector = vector / max(float(np.linalg.norm(vector)), np.finfo(float).tiny)
-    edge = np.sqrt(np.mean(weight**2)) * sum(np.sqrt(weight.shape))
+        vector = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
+    edge = np.sqrt(mean_square(weight)) * sum(np.sqrt(weight.shape))
     return float(np.linalg.norm(weight @ vector) / edge) if edge > 0 else 0.0
 
 
