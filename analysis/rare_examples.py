@@ -75,7 +75,7 @@ def _normalises(step: Step) -> bool:
 def _degree(state: Propagation, step: Step) -> float:
     """p of an activation, by the energy of all its elements; that of a rectifier is 1 wherever its bend lies."""
     z, f = (_curve(state.values[value]) for value in (step.before, step.after))
-    if z is None or f is None:
+    if z is None or f is None or z.shape != f.shape:  # what is gated by few numbers is no function of them
         return 1.0
     deviation = np.maximum(z[-1] - z[0], np.finfo(float).tiny) / (NODES[-1] - NODES[0])
     slope = np.gradient(f, NODES, axis=0) / deviation

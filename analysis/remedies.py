@@ -140,7 +140,7 @@ def _normalisation(recomputed: Recomputation) -> Remedy | None:
     places = [(step.before, step.after) for step in steps]
     if not causes:
         places = [(step.before, step.before) for step in prediction.steps if is_replaceable(step)]
-    if not places:
+    if not places or any(len(place.shape or ()) < 2 for place, _ in places):
         return None
     convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
     why = "; BatchNorm in a plain deep network makes gradients grow"

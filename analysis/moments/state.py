@@ -507,7 +507,9 @@ def _white(variance: Array) -> Autocovariance:
 def are_alike(*arrays: Array) -> bool:
     """Whether these views repeat one number for all positions of a channel, of which there is more than one."""
     positions = tuple(range(1, arrays[0].ndim))
-    return arrays[0].size > len(arrays[0]) > 0 and all(repeats(array, positions) for array in arrays)
+    return arrays[0].size > math.prod(arrays[0].shape[:1]) > 0 and all(
+        repeats(array, positions) for array in arrays
+    )
 
 
 def _narrow(array: Array) -> Array:

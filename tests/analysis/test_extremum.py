@@ -79,3 +79,28 @@ def test_fields_are_correlated_as_asked_for(lengths: tuple[int, ...]) -> None:
                     np.mean(x[:, channels[0]] * np.roll(x, lag, -1)[:, channels[1]]) for x in (own, other)
                 )
                 assert abs(a - b) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        (
+            f"{SEQUENCE} n = LayerNormalization(h, s) m = ReduceMax<keepdims = 0>(n, two) y = MatMul(m, u)",
+            {"u": (12, 10)},
+        ),
+        (
+            f"{SEQUENCE} k = ReduceMax(h, two) g = Sigmoid(k) m = Mul(h, g) y = MatMul(m, u)",
+            {"y": "float[batch,12,10]"},
+        ),
+    ],
+    ids=["of a sequence", "as a gate"],
+)
+def test_the_largest_of_the_features(text_graph: TextGraph, body: str, options: dict[str, object]) -> None:
+    given = {"two": np.array([2]), "s": np.ones(18, np.float32)}
+    given = {name: value for name, value in given.items() if f"{name})" in body}
+    graph = text_graph(body, given=given, **{**SEQUENCES, **options})  # type: ignore[arg-type]
+    report = analyse(graph, measurement=probe(graph, Assumptions()))
+    parameters = [entry for entry in report.profile if entry.kind == "parameter"]
+    assert len(parameters) == 3
+    for entry in parameters:
+        assert abs(entry.disagreement) < np.log10(2.5), entry.tensor

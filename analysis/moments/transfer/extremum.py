@@ -251,6 +251,7 @@ def _latents(site: Site, axes: tuple[int, ...], count: int) -> tuple[Array, bool
         if int(np.prod([x.shape[axis] for axis in axes])) > 1:
             site.notes.append("the elements it takes the largest of are taken as independent")
         half = rng.standard_normal((count // 2, *x.shape))
+        return np.concatenate([half, -half]), False
     together = x.tokens is not None or x.steps is not None or x.channels is not None
     return np.concatenate([half, -half]), together
 

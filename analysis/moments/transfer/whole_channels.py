@@ -24,7 +24,7 @@ def picked_channels(index: Array, shape: tuple[int, ...]) -> Array | None:
     None where it does not keep whole channels.
     """
     count = int(np.prod(shape[1:]))
-    if index.shape[1:] != shape[1:] or index.size == 0:
+    if index.ndim != len(shape) or index.shape[1:] != shape[1:] or index.size == 0:
         return None
     rows = index.reshape(len(index), -1)
     channels = rows[:, 0] // count
