@@ -104,5 +104,7 @@ def test_what_is_no_loss_says_so(module: nn.Module) -> None:
     def wrong(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return output @ target
 
-    with pytest.raises(ConversionError, match=r"torch\.export refuses wrong at test_torch_loss.py:\d+: a and b"):
+    with pytest.raises(
+        ConversionError, match=r"torch\.export refuses wrong at test_torch_loss.py:\d+: a and b"
+    ):
         GradientGraph.of(model, loss_from_torch(wrong))
