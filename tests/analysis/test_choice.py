@@ -35,3 +35,24 @@ def test_gradients_of_both_choices(text_graph: TextGraph, otherwise: str) -> Non
     for name in shapes:
         assert 0.75 < predicted[name] / measured[name] < 1.35, name
     assert [note.is_unknown for note in state.notes] == [False]
+
+
+def test_a_row_for_each_step_where_the_batch_comes_second(text_graph: TextGraph) -> None:
+    """What is chosen has the batch on its second axis, and so has the learned tensor, with length 1."""
+    found = []
+    for move, shape in (("Identity (a)", (1, 5, 12)), ("Transpose<perm = [1, 0, 2]>(a)", (5, 1, 12))):
+        order = move.replace("(a)", "(h)")
+        body = f"""
+            a = MatMul(x, v) b = {move} s = MatMul(b, w) c = Greater(s, t)
+            h = Where(c, b, u) k = {order} y = MatMul(k, o)
+        """
+        given = {
+            "t": np.float32([0.2]),
+            "u": np.random.default_rng(1).standard_normal((5, 12)).astype(np.float32),
+        }
+        given["u"] = given["u"].reshape(shape)
+        options = {"v": (7, 12), "w": (12, 12), "o": (12, 3), "trained": ("u",)}
+        graph = text_graph(body, x="float[batch,5,7]", y="float[batch,5,3]", given=given, **options)
+        state = propagate(graph, Assumptions())
+        found.append({v.name: math.sqrt(g.mean_square(32)) for v, g in state.shared.items()})
+    assert found[1] == pytest.approx(found[0])

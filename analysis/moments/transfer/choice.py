@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import UnknownTransferError
 from ..quadrature import Array
-from ..site import Contribution, Operand, Site
-from ..state import GradientMoments, Moments
+from ..site import Contribution, Operand, Site, batch_axis
+from ..state import GradientMoments, Moments, ParameterGradient
 from .elementwise import sum_to, to_shared
 
 __all__ = ["backward", "forward"]
@@ -41,7 +41,7 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
     if _is_own_mask(site):
         return [None, dy, None]
     q, _, _ = _parts(site)
-    return [None, _to(dy, q, site.operands[1]), _to(dy, 1.0 - q, site.operands[2])]
+    return [None, _to(site, dy, q, 1), _to(site, dy, 1.0 - q, 2)]
 
 
 def _is_own_mask(site: Site) -> bool:
@@ -51,24 +51,34 @@ def _is_own_mask(site: Site) -> bool:
 
 def _parts(site: Site) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
     """The share of the first operand, and mean and mean square of both, of one example's shape."""
-    condition, a, b = (_mean_and_square(operand) for operand in site.operands)
+    condition, a, b = (_mean_and_square(site, operand) for operand in site.operands)
     shape = np.broadcast_shapes(*(mean.shape for mean, _ in (condition, a, b)))
     q = np.broadcast_to(np.clip(condition[0], 0.0, 1.0), shape)
     first, second = ((np.broadcast_to(m, shape), np.broadcast_to(s, shape)) for m, s in (a, b))
     return q, first, second
 
 
-def _mean_and_square(operand: Operand) -> tuple[Array, Array]:
+def _mean_and_square(site: Site, operand: Operand) -> tuple[Array, Array]:
     if isinstance(operand, Moments):
         return operand.mean, operand.second
     value = np.asarray(operand, np.float64)
-    value = value[0] if value.ndim > 1 and len(value) == 1 else value
+    value = value.reshape(_of_one_example(site, value.shape))
     return value, value**2
 
 
-def _to(dy: GradientMoments, share: Array, operand: Operand) -> Contribution:
-    mean = dy.mean * share
+def _of_one_example(site: Site, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an operand that all examples share, without the batch's axis if it has that."""
+    chosen = site.node.outputs[0]
+    axis = batch_axis(chosen) + len(shape) - len(chosen.shape or ())
+    return shape[:axis] + shape[axis + 1 :] if axis >= 0 and shape[axis : axis + 1] == (1,) else shape
+
+
+def _to(site: Site, dy: GradientMoments, share: Array, index: int) -> Contribution:
+    mean, operand = dy.mean * share, site.operands[index]
     back = GradientMoments.of(mean, np.maximum(dy.second * share - mean**2, 0.0))
     if isinstance(operand, Moments):
         return sum_to(back, operand.shape)
-    return None if operand is None or operand.dtype.kind != "f" else to_shared(back, operand.shape)
+    if operand is None or operand.dtype.kind != "f":
+        return None
+    given = to_shared(back, _of_one_example(site, operand.shape))
+    return ParameterGradient(given.mean.reshape(operand.shape), given.variance.reshape(operand.shape))

@@ -171,7 +171,7 @@ def sum_with_standardised(dy: GradientMoments, x: Moments) -> Array:
     if x.mean.ndim == 1:
         return dy.second
     raw = dy.known_lags + mean_over_positions(dy.mean**2)
-    return np.maximum(raw.count * (raw * x.known_lags.correlation()).total(), 0.0)
+    return np.asarray(np.maximum(raw.count * (raw * x.known_lags.correlation()).total(), 0.0))
 
 
 def _batch_statistics(site: Site) -> tuple[Array, Array]:
