@@ -92,13 +92,19 @@ def test_fields_are_correlated_as_asked_for(lengths: tuple[int, ...]) -> None:
             f"{SEQUENCE} k = ReduceMax(h, two) g = Sigmoid(k) m = Mul(h, g) y = MatMul(m, u)",
             {"y": "float[batch,12,10]"},
         ),
+        (
+            f"{IMAGE} r = Relu(d) k = ReduceMax<keepdims = 0>(r, two) m = ReduceMean<keepdims = 0>(k, two)"
+            " y = MatMul(m, u)",
+            IMAGES,
+        ),
     ],
-    ids=["of a sequence", "as a gate"],
+    ids=["of a sequence", "as a gate", "of an image's rows"],
 )
-def test_the_largest_of_the_features(text_graph: TextGraph, body: str, options: dict[str, object]) -> None:
+def test_the_largest_of_other_elements(text_graph: TextGraph, body: str, options: dict[str, object]) -> None:
     given = {"two": np.array([2]), "s": np.ones(18, np.float32)}
     given = {name: value for name, value in given.items() if f"{name})" in body}
-    graph = text_graph(body, given=given, **{**SEQUENCES, **options})  # type: ignore[arg-type]
+    known = options if options is IMAGES else {**SEQUENCES, **options}
+    graph = text_graph(body, given=given, **known)  # type: ignore[arg-type]
     report = analyse(graph, measurement=probe(graph, Assumptions()))
     parameters = [entry for entry in report.profile if entry.kind == "parameter"]
     assert len(parameters) == 3

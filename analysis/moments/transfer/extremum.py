@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from .. import skewness
 from ..autocovariance import Autocovariance
+from ..blocks import blocks_of
 from ..channel_covariance import ChannelCovariance
 from ..curves import Seed
 from ..draws import token_deviations
@@ -47,7 +48,7 @@ class _Found:
     """What the backward pass needs of the draws.
 
     Attributes:
-        independent: n_e of each row.
+        independent: n_e of each different row.
         together: q of each pair of rows; None where rows are not known to be correlated.
     """
 
@@ -62,7 +63,8 @@ class _Rows:
     Attributes:
         axes: Of one example, along which it is taken.
         sign: -1 where the smallest is.
-        values: As functions of their latents, `[NODES, *elements]`, of length 1 along `axes` where they are all the same.
+        values: As functions of their latents, `[NODES, *elements]`, of length 1 along axes where they are all the same: of
+            rows that are alike it has one.
     """
 
     axes: tuple[int, ...]
@@ -71,14 +73,15 @@ class _Rows:
 
     @classmethod
     def of(cls, site: Site, axes: tuple[int, ...], smallest: bool) -> _Rows:
-        values, shape = values_of(site.x), site.x.shape
-        known = [n if axis in axes else shape[axis] for axis, n in enumerate(values.shape[1:])]
-        return cls(axes, -1.0 if smallest else 1.0, np.broadcast_to(values, (len(values), *known)))
+        return cls(axes, -1.0 if smallest else 1.0, values_of(site.x))
+
+    @property
+    def _kept(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(self.values.ndim - 1) if axis not in self.axes)
 
     @property
     def _order(self) -> tuple[int, ...]:
-        kept = [axis for axis in range(self.values.ndim - 1) if axis not in self.axes]
-        return (*kept, *self.axes)
+        return (*self._kept, *self.axes)
 
     def by_row(self, elements: Array) -> Array:
         """`[any, *elements]` as `[any, rows, n]`."""
@@ -90,6 +93,14 @@ class _Rows:
         """The way back, of the values' shape."""
         lengths = [self.values.shape[1 + axis] for axis in self._order]
         return np.transpose(rows.reshape(len(rows), *lengths), (0, *(1 + np.argsort(self._order))))
+
+    def of_alike(self, largest: Array, shape: tuple[int, ...]) -> Array:
+        """`[draws, *rows]` of elements of this shape as `[different rows, any]`."""
+        drawn = largest.reshape(len(largest), *(shape[axis] for axis in self._kept))
+        one = [self.values.shape[1 + axis] == 1 for axis in self._kept]
+        different = [1 + place for place, alike in enumerate(one) if not alike]
+        moved = np.moveaxis(drawn, different, range(len(different)))
+        return moved.reshape(int(np.prod(moved.shape[: len(different)])), -1)
 
     def below(self) -> Array:
         """The share of a row's values below each, `[NODES, rows, n]`."""
@@ -207,9 +218,12 @@ def _producer(value: ir.Value | None) -> ir.Node | None:
 def _largest(site: Site, rows: _Rows, keep: bool) -> Moments:
     x, count = site.x, _count(site.x)
     latents, together = _latents(site, rows.axes, count)
-    drawn = rows.sign * read(rows.values, latents)
+    drawn = np.empty(latents.shape)
+    for part in blocks_of(len(latents), latents.size):
+        drawn[part] = rows.sign * read(rows.values, latents[part])
     largest = drawn.max(tuple(axis + 1 for axis in rows.axes), keepdims=keep)
-    site.memory[site.node] = _Found(_independent(rows, largest), _together(rows, drawn) if together else None)
+    independent = _independent(rows, rows.of_alike(largest, x.shape))
+    site.memory[site.node] = _Found(independent, _together(rows, drawn) if together else None)
     covariance = None
     if together and largest.ndim == 2:
         covariance = np.cov(largest.T, bias=True).reshape(2 * largest.shape[1:])
@@ -232,11 +246,10 @@ def _count(x: Moments) -> int:
 
 
 def _independent(rows: _Rows, largest: Array) -> Array:
-    """n_e of each row."""
+    """n_e of each different row."""
     values, below = rows.sign * rows.by_row(rows.values), rows.below()
-    largest = largest.reshape(len(largest), -1)
-    reached = np.empty(largest.shape[1])
-    for row, drawn in enumerate(largest.T):
+    reached = np.empty(len(largest))
+    for row, drawn in enumerate(largest):
         own = values[:, row].reshape(-1)
         order = np.argsort(own, kind="stable")
         reached[row] = np.interp(drawn, own[order], below[:, row].reshape(-1)[order]).mean()
