@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeVar
 
 import onnx_ir as ir
 
+from ...graph.gradients.engine import DIFFERENTIATES
 from .curves import Seed
 from .errors import UnknownTransferError
 from .quadrature import Array
@@ -22,6 +23,7 @@ __all__ = [
     "arrays_of",
     "batch_axis",
     "example_shape",
+    "only_reader",
 ]
 
 Operand: TypeAlias = "Moments | Array | None"
@@ -112,6 +114,12 @@ def example_shape(value: ir.Value) -> tuple[int, ...]:
     batch = batch_axis(value)
     dims = enumerate(value.shape or ())
     return tuple(dim if isinstance(dim, int) else 1 for axis, dim in dims if axis != batch)
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads a value, those of the gradient aside; None where there are more or none."""
+    readers = [user for user, _ in value.uses() if DIFFERENTIATES not in user.metadata_props]
+    return readers[0] if len(readers) == 1 else None
 
 
 Backward: TypeAlias = Callable[[Site, Sequence[GradientMoments | None]], Sequence[Contribution]]

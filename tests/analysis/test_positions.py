@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from gradfuse.analysis import probe
 from gradfuse.analysis.moments import Assumptions, autocovariance, propagate
 from gradfuse.analysis.moments.autocovariance import Autocovariance
 from gradfuse.analysis.moments.blocks import each
@@ -253,6 +254,23 @@ def test_normalisation_of_groups_of_channels(groups: int) -> None:
     for name, measured in measured_rms(module, (3, 10, 10), batches=24, batch_size=32).items():
         assert 0.65 < predicted[name] / measured < 1.4, name
     assert state.notes == []
+
+
+def test_every_reader_of_normalised_groups_sends_its_gradient_back(text_graph: TextGraph) -> None:
+    body = """
+        a = Conv(x, w) b = Relu(a) c = Conv(b, v) r = Reshape(c, rows) i = InstanceNormalization(r, scale, shift)
+        d = Reshape(i, image) e = Relu(d) f = Reshape(i, image) g = Tanh(f) h = Add(e, g)
+        p = GlobalAveragePool(h) q = Flatten(p) y = MatMul(q, u)
+    """
+    given = {"rows": np.array([0, 2, -1]), "image": np.array([0, 12, 5, 5])}
+    given |= {"scale": np.ones(2, np.float32), "shift": np.zeros(2, np.float32)}
+    shapes = {"w": (12, 3, 3, 3), "v": (12, 12, 3, 3), "u": (12, 10)}
+    graph = text_graph(body, x="float[batch,3,9,9]", loss="cross-entropy", given=given, **shapes)
+    state, measured = propagate(graph, Assumptions()), probe(graph, Assumptions()).gradients
+    for value, found in state.shared.items():
+        if value.name in shapes:
+            assert 0.7 < math.sqrt(found.mean_square(32)) / measured[value.name] < 1.4, value.name
+    assert "its positions are taken as uncorrelated" in [note.text for note in state.notes]
 
 
 @pytest.mark.parametrize("lengths", [(7,), (12,), (3, 9)])

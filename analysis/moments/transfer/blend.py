@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ....graph.gradients.engine import DIFFERENTIATES
 from ..quadrature import Array
-from ..site import Operand, Site
+from ..site import Operand, Site, only_reader
 from ..state import GradientMoments, Moments
 
 __all__ = ["Blend", "blend_of", "gives_nothing_more", "note_operands"]
@@ -80,9 +79,19 @@ def _raw(x: Moments) -> Array:
 
 
 def note_operands(site: Site) -> None:
-    """Remember the operands of a product or difference, which may belong to a blend."""
-    if site.node.op_type in ("Mul", "Sub"):
-        site.memory[site.node] = site.operands
+    """Remember the operands of a difference that a product alone reads, and of that product: they may belong to a blend."""
+    reader = only_reader(site.node.outputs[0])
+    if site.node.op_type == "Sub" and reader is not None and reader.op_type == "Mul":
+        site.memory[site.node] = tuple(map(_without_positions, site.operands))
+    if site.node.op_type == "Mul" and any(_written_by(value, "Sub") for value in site.node.inputs):
+        site.memory[site.node] = tuple(map(_without_positions, site.operands))
+
+
+def _without_positions(operand: Operand) -> Operand:
+    """What a blend asks for: the rest would be held for as long as the prediction is."""
+    if isinstance(operand, Moments):
+        return Moments(operand.mean, operand.variance, operand.covariance)
+    return operand
 
 
 def blend_of(site: Site) -> Blend | None:
@@ -100,24 +109,23 @@ def blend_of(site: Site) -> Blend | None:
 
 
 def _written_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node of this op that gives a value to one reader alone, those of the gradient aside."""
-    producer = None if value is None else value.producer()
-    if value is None or producer is None or producer.op_type != op_type:
-        return None
-    readers = [user for user, _ in value.uses() if DIFFERENTIATES not in user.metadata_props]
-    return producer if len(readers) == 1 else None
+    """The node of this op that gives a value to one reader alone."""
+    producer = None if value is None or only_reader(value) is None else value.producer()
+    return producer if producer is not None and producer.op_type == op_type else None
 
 
 def _blend(site: Site, index: int, product: ir.Node, gate: int, difference: ir.Node) -> Blend | None:
     factors, parts = site.memory.get(product), site.memory.get(difference)
     if not isinstance(factors, tuple) or not isinstance(parts, tuple):
         return None
-    shape = site.moments(index).shape
+    b = _without_positions(site.moments(index))
+    assert isinstance(b, Moments)
+    shape = b.shape
     a, z = (_as_moments(operand, shape) for operand in (parts[0], factors[gate]))
     if a is None or z is None:
         return None
     site.memory[difference] = _TAKEN
-    return Blend(index, a, site.moments(index), z)
+    return Blend(index, a, b, z)
 
 
 _TAKEN = "blended"

@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..quadrature import Array
-from ..site import Contribution, Site
+from ..site import Contribution, Site, only_reader
 from ..state import GradientMoments, Moments, ParameterGradient
 from . import normalization
 from .normalization import mean_over_positions, rescaled, sum_with_standardised
 
 __all__ = ["backward", "forward", "found_again", "gradient_laid_aside", "lay_aside", "lay_gradient_aside"]
+
+_LOST = "its positions are taken as uncorrelated"
 
 
 @dataclass
@@ -34,8 +36,8 @@ class _Aside:
 
 def lay_aside(site: Site, y: Moments) -> None:
     """Of a reshape to groups: the input that it has taken apart, for the normalisation that reads it."""
-    is_read = any(user.op_type == "InstanceNormalization" for user, _ in site.node.outputs[0].uses())
-    if not is_read or site.x.lags is None:
+    reader = only_reader(site.node.outputs[0])
+    if reader is None or reader.op_type != "InstanceNormalization" or site.x.lags is None:
         return
     groups, channels = y.shape[0], len(site.x.mean)
     if groups < channels and channels % groups == 0:
@@ -45,7 +47,10 @@ def lay_aside(site: Site, y: Moments) -> None:
 def found_again(site: Site, shape: tuple[int, ...]) -> Moments | None:
     """Of a reshape of this output: what was laid aside before it, if it is laid out in the same way again."""
     aside = _before(site)
-    return aside.x if aside is not None and aside.x.shape == shape else None
+    if aside is None or aside.x.shape == shape:
+        return None if aside is None else aside.x
+    site.notes.append(_LOST)
+    return None
 
 
 def lay_gradient_aside(site: Site, dy: GradientMoments) -> None:
@@ -63,7 +68,7 @@ def gradient_laid_aside(site: Site) -> GradientMoments | None:
 
 def _before(site: Site) -> _Aside | None:
     value = site.node.inputs[0]
-    producer = None if value is None else value.producer()
+    producer = None if value is None or only_reader(value) is None else value.producer()
     aside = None if producer is None else site.memory.get(producer)
     return aside if isinstance(aside, _Aside) else None
 
@@ -82,6 +87,9 @@ def forward(site: Site) -> Sequence[Moments]:
         channels=None if centred.channels is None else centred.channels.scaled(slope.reshape(-1)),
     )
     site.memory[site.node] = _Aside(y)
+    reader = only_reader(site.node.outputs[0])
+    if reader is None or reader.op_type != "Reshape":
+        site.notes.append(_LOST)
     return [Moments(y.mean.reshape(site.x.shape), y.variance.reshape(site.x.shape))]
 
 

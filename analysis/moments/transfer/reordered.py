@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ....graph.gradients.engine import DIFFERENTIATES
 from ..curves import Seed
 from ..quadrature import Array
-from ..site import Site
+from ..site import Site, only_reader
 from ..state import Moments
 
 __all__ = ["Before", "at", "before", "leave", "sent_back"]
@@ -50,8 +49,8 @@ class Before:
 
 def leave(site: Site, index: Array) -> None:
     """Of a transposition: its input, where one maximum alone reads the result."""
-    readers = [user for user, _ in site.node.outputs[0].uses() if DIFFERENTIATES not in user.metadata_props]
-    if len(readers) == 1 and readers[0].op_type in _EXTREMA and site.node.op_type == "Transpose":
+    reader = only_reader(site.node.outputs[0])
+    if reader is not None and reader.op_type in _EXTREMA and site.node.op_type == "Transpose":
         site.memory[site.node] = Before(site.x, index)
 
 
