@@ -11,6 +11,7 @@ that do not count are taken to be none. A loss that is not listed is taken as th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -209,7 +210,7 @@ def _bce_of_probabilities(output: Moments) -> Head:
 
 def _kl(output: Moments) -> Head:
     """dz = -t, with t the same for every class."""
-    share = 1.0 / output.shape[0]
+    share = 1.0 / math.prod(output.shape[:1])
     return np.full(output.shape, -share), np.full(output.shape, share**2), None
 
 

@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from .blocks import aligned, mean_square
 from .budget import propagation_seconds
+from .elementwise_op import is_floating
 from .engine import Assumptions, Propagation, propagate
 from .quadrature import Array
 from .state import GradientSummary, Moments, ParameterGradient
@@ -84,9 +85,11 @@ def of_laws(state: Propagation, pairs: Sequence[tuple[Assumptions, Assumptions]]
 
 
 def _dense_input(state: Propagation) -> ir.Value | None:
-    """The only input, where an example of it is a vector."""
+    """The only input, where an example of it is a vector of numbers, which no places in a table are."""
     inputs = [v for v, m in state.values.items() if v.producer() is None and isinstance(m, Moments)]
-    return inputs[0] if len(inputs) == 1 and len(_moments(state, inputs[0]).shape) == 1 else None
+    if len(inputs) != 1 or not is_floating(inputs[0]):
+        return None
+    return inputs[0] if len(_moments(state, inputs[0]).shape) == 1 else None
 
 
 def _decides(state: Propagation) -> bool:
@@ -97,7 +100,8 @@ def _decides(state: Propagation) -> bool:
 
 def _has_learned(state: Propagation) -> bool:
     """Whether a weight of a dense layer has a direction that independent elements have not."""
-    weights = [state.values[v] for node in state.nodes for v in node.inputs[1:2] if v in state.values]
+    layers = (node for node in state.nodes if node.op_type in ("Gemm", "MatMul"))
+    weights = [state.values[v] for node in layers for v in node.inputs[1:2] if v in state.values]
     return any(_beyond(w) > _BEYOND for w in weights if isinstance(w, np.ndarray) and w.ndim == 2)
 
 
@@ -152,10 +156,11 @@ class _Total:
             for value, summary in (*state.arrived.items(), *state.shared.items()):
                 self.second[value.name] += share * (summary.means + summary.variances)
                 self.largest[value.name] = float(np.maximum(self.largest[value.name], summary.largest))
-        for value in states[0].whole:
-            mean = _mean([state.whole[value] for state in states]) / self.pairs
-            self.means[value.name] = self.means.get(value.name, 0.0) + mean
-            self.squares[value.name] += float(np.sum(mean**2))
+        whole = [{value.name: gradient for value, gradient in state.whole.items()} for state in states]
+        for name in whole[0]:
+            mean = _mean([gradients[name] for gradients in whole]) / self.pairs
+            self.means[name] = self.means.get(name, 0.0) + mean
+            self.squares[name] += float(np.sum(mean**2))
 
     def arrived(self, value: ir.Value, held: GradientSummary) -> GradientSummary:
         """Of a tensor that depends on the example; its mean is that of one law."""

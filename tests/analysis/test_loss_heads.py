@@ -90,3 +90,11 @@ def test_weights_change_the_frequencies() -> None:
     logits = Moments(np.zeros(3), np.full(3, 1e-9))
     found = output_gradient("cross-entropy(weight=[1, 2, 3])", logits)
     np.testing.assert_allclose(found.mean, 1 / 3 - np.array([1, 2, 3]) / 6, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "bce-with-logits", "kl"])
+def test_an_output_of_one_number(name: str) -> None:
+    """`[batch]`, of which an example has no axes."""
+    one, row = (Moments(np.full(shape, 0.3), np.full(shape, 2.0)) for shape in ((), (1,)))
+    found, expected = output_gradient(name, one), output_gradient(name, row)
+    assert (found.mean, found.variance) == pytest.approx((expected.mean[0], expected.variance[0]))

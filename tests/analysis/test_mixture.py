@@ -16,6 +16,7 @@ from gradfuse.analysis.moments.mixture import LAWS, of_laws
 from gradfuse.analysis.simplifications import simplifications
 
 from .analysis_networks import gradient_graph, measured_rms
+from .conftest import TextGraph
 
 INPUTS, WIDTH, CLASSES = 12, 32, 10
 
@@ -117,3 +118,26 @@ def test_a_report_says_which_laws_it_took(budget: float, laws: int, said: str) -
     state = mixed(propagate(gradient_graph(_gathering(2), (INPUTS,)), Assumptions(budget=budget)))
     assert state.laws == laws
     assert [said in note.text for note in simplifications(state)] == [True]
+
+
+def test_recurrent_layers_behind_a_vector_take_several_laws(text_graph: TextGraph) -> None:
+    """The graph that their moments follow is made anew for each law."""
+    body = """
+        h = Reshape(x, rows) a = MatMul(h, w) l = LayerNormalization(a, scale)
+        t = Transpose<perm = [1, 0, 2]>(l) s, e = RNN<hidden_size = 6>(t, v, r) q = Squeeze(e, first) y = MatMul(q, u)
+    """
+    given = {"rows": np.array([0, 4, 4]), "scale": np.ones(8, np.float32), "first": np.array([0])}
+    given["u"] = 8.0 * np.random.default_rng(1).standard_normal((6, 10)).astype(np.float32)
+    graph = text_graph(body, given=given, trained=("u",), w=(4, 8), v=(1, 6, 8), r=(1, 6, 6))
+    state = propagate(graph, Assumptions())
+    several = of_laws(state, [(state.assumptions, state.assumptions)] * 2)
+    assert mixed(state).laws == LAWS
+    for value, one in state.shared.items():
+        assert several.shared[value].mean_square(32) == pytest.approx(one.mean_square(32))
+
+
+def test_places_in_a_table_take_one_law(text_graph: TextGraph) -> None:
+    body = "a = Gather(w, x) l = LayerNormalization(a, scale) p = ReduceMean<keepdims = 0>(l, one) y = MatMul(p, u)"
+    given = {"scale": np.ones(8, np.float32), "one": np.array([1]), "u": np.full((8, 10), 9, np.float32)}
+    graph = text_graph(body, x="int64[batch,5]", given=given, trained=("u",), w=(20, 8))
+    assert mixed(propagate(graph, Assumptions())).laws == 1
