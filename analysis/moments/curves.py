@@ -137,7 +137,8 @@ def through(seed: Seed, latent: Moments) -> GradientMoments:
 
 def _through_dense(seed: Seed, latent: Moments) -> GradientMoments:
     """The same for a dense tensor, whose gradient may have a hessian."""
-    gradient, slope, xi, rho = seed.gradient, seed.slope, NODES[:, None], correlation(latent)
+    gradient, slope, rho = seed.gradient, seed.slope, correlation(latent)
+    xi = broadcast_nodes(latent.mean.ndim)
     b0, b1, leaning = expectation(slope), expectation(slope * xi), _leaning(seed, gradient.second)
     skew = gradient.second * expectation(slope**2 * leaning * xi)
     mean = gradient.mean * b0

@@ -188,7 +188,7 @@ class Moments:
 
     def repeated(self, shape: tuple[int, ...]) -> Moments:
         """The way back from `narrow`, to a tensor of this shape."""
-        if self.mean.shape == shape:
+        if self.mean.shape == shape == self.variance.shape:
             return self
         return replace(
             self,
@@ -282,7 +282,7 @@ class GradientMoments:
 
     def repeated(self, shape: tuple[int, ...]) -> GradientMoments:
         """The way back from `narrow`, to a tensor of this shape."""
-        if self.mean.shape == shape:
+        if all(part.shape == shape for part in (self.mean, self.variance, self.tilt)):
             return self
         return replace(
             self,

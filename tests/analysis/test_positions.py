@@ -308,3 +308,20 @@ def test_a_gate_between_two_batch_normalisations() -> None:
     predicted = {v.name: math.sqrt(found.mean_square(32)) for v, found in state.shared.items()}
     for name, measured in measured_rms(module, (3, 10, 10), batches=24, batch_size=32).items():
         assert 0.65 < predicted[name] / measured < 1.5, name
+
+
+def test_a_gradient_that_is_alike_through_a_normalisation_of_positions_that_are_not(
+    text_graph: TextGraph,
+) -> None:
+    body = """
+        a = MatMul(x, w) i = InstanceNormalization(a, scale, shift) m = ReduceMean<keepdims = 0>(i, last)
+        y = MatMul(m, u)
+    """
+    given = {"scale": np.ones(4, np.float32), "shift": np.ones(4, np.float32), "last": np.array([-1])}
+    shapes = {"w": (6, 5), "u": (4, 10)}
+    graph = text_graph(body, x="float[batch,4,6]", given=given, **shapes)
+    state, measured = propagate(graph, Assumptions()), probe(graph, Assumptions()).gradients
+    found = {value.name: math.sqrt(summary.mean_square(32)) for value, summary in state.shared.items()}
+    # The mean over all that is normalised does not depend on what came before.
+    assert found["u"] == pytest.approx(measured["u"], rel=0.1)
+    assert found["w"] < 0.2 * found["u"]

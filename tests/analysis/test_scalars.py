@@ -24,9 +24,10 @@ ALL = np.array([1, 2, 3])
         ("g = ReduceMax<keepdims = 0>(h, one)", "m = ReduceMax(h, one)", DENSE),
         ("g = ReduceMean<keepdims = 0>(h, one)", "m = ReduceMean(h, one)", DENSE),
         ("k = ReduceMax(h, one) g = Reshape(k, row)", "m = ReduceMax(h, one)", DENSE),
+        ("k = ReduceMean<keepdims = 0>(h, one) g = Relu(k)", "k = ReduceMean(h, one) m = Relu(k)", DENSE),
         ("g = ReduceMax<keepdims = 0>(h, all)", "k = ReduceMax(h, all) m = Flatten(k)", IMAGES),
     ],
-    ids=["picked", "largest", "mean", "reshaped", "largest of an image"],
+    ids=["picked", "largest", "mean", "reshaped", "rectified", "largest of an image"],
 )
 def test_one_number_of_an_example(
     text_graph: TextGraph, scalar: str, kept: str, options: dict[str, object]
@@ -45,3 +46,13 @@ def test_one_number_of_an_example(
         analyse(graph)
     # What is moved loses its skewness, by which the slope of the activation changes somewhat.
     assert found[0] == pytest.approx(found[1], rel=0.15)
+
+
+def test_a_blend_of_one_number(text_graph: TextGraph) -> None:
+    body = """
+        a = MatMul(x, w) b = ReduceMax<keepdims = 0>(a, one) c = ReduceMean<keepdims = 0>(a, one) d = Sub(b, c)
+        z = Sigmoid(c) e = Mul(z, d) f = Add(c, e) g = Greater(f, t) h = Where(g, f, t) k = Unsqueeze(h, one) y = MatMul(k, u)
+    """
+    graph = text_graph(body, given={"one": np.array([1]), "t": np.array(0.0, np.float32)}, **DENSE)
+    report = analyse(graph)
+    assert all(0 < entry.grad_rms < math.inf for entry in report.profile if entry.kind == "parameter")

@@ -7,6 +7,7 @@ to each branch by its share of the standard deviation.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
@@ -237,7 +238,7 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
     rho = np.broadcast_to(each(_share_of_deviation, own, site.y.variance), dy.mean.shape)
     tilted = dy.tilted_total
     if tilted is not None:
-        squared, independent = (_summed(each(np.square, rho)) / rho[0].size, _summed(dy.second))
+        squared, independent = (_summed(each(np.square, rho)) / math.prod(rho.shape[1:]), _summed(dy.second))
         tilted = squared * tilted + (1.0 - squared) * independent
     mean = dy.mean if sign > 0 else each(np.negative, dy.mean)
     return replace(
@@ -267,7 +268,7 @@ def _share_of_deviation(own: Array, whole: Array) -> Array:
 def _summed(elements: Array) -> Array:
     """Sum over positions."""
     positions = tuple(range(1, elements.ndim))
-    return np.asarray(one_of(elements, positions).mean(positions) * elements[0].size)
+    return np.asarray(one_of(elements, positions).mean(positions) * math.prod(elements.shape[1:]))
 
 
 def sum_to(gradient: GradientMoments, shape: tuple[int, ...]) -> GradientMoments:
