@@ -97,8 +97,12 @@ def test_fields_are_correlated_as_asked_for(lengths: tuple[int, ...]) -> None:
             " y = MatMul(m, u)",
             IMAGES,
         ),
+        (
+            f"{SEQUENCE.rsplit(' h =', 1)[0]} k = ReduceMax(c, two) h = Relu(c) m = Add(h, k) y = MatMul(m, u)",
+            {"y": "float[batch,12,10]"},
+        ),
     ],
-    ids=["of a sequence", "as a gate", "of an image's rows"],
+    ids=["of a sequence", "as a gate", "of an image's rows", "of what is then rectified"],
 )
 def test_the_largest_of_other_elements(text_graph: TextGraph, body: str, options: dict[str, object]) -> None:
     given = {"two": np.array([2]), "s": np.ones(18, np.float32)}

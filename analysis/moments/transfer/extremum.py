@@ -48,7 +48,7 @@ class _Found:
     """What the backward pass needs of the draws.
 
     Attributes:
-        independent: n_e of each different row.
+        independent: n_e of each different row, on the axes that are kept.
         together: q of each pair of rows; None where rows are not known to be correlated.
     """
 
@@ -80,6 +80,11 @@ class _Rows:
         return tuple(axis for axis in range(self.values.ndim - 1) if axis not in self.axes)
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the axes that are kept, 1 where rows are alike."""
+        return tuple(self.values.shape[1 + axis] for axis in self._kept)
+
+    @property
     def _order(self) -> tuple[int, ...]:
         return (*self._kept, *self.axes)
 
@@ -97,8 +102,7 @@ class _Rows:
     def of_alike(self, largest: Array, shape: tuple[int, ...]) -> Array:
         """`[draws, *rows]` of elements of this shape as `[different rows, any]`."""
         drawn = largest.reshape(len(largest), *(shape[axis] for axis in self._kept))
-        one = [self.values.shape[1 + axis] == 1 for axis in self._kept]
-        different = [1 + place for place, alike in enumerate(one) if not alike]
+        different = [1 + place for place, length in enumerate(self.lengths) if length > 1]
         moved = np.moveaxis(drawn, different, range(len(different)))
         return moved.reshape(int(np.prod(moved.shape[: len(different)])), -1)
 
@@ -222,7 +226,7 @@ def _largest(site: Site, rows: _Rows, keep: bool) -> Moments:
     for part in blocks_of(len(latents), latents.size):
         drawn[part] = rows.sign * read(rows.values, latents[part])
     largest = drawn.max(tuple(axis + 1 for axis in rows.axes), keepdims=keep)
-    independent = _independent(rows, rows.of_alike(largest, x.shape))
+    independent = _independent(rows, rows.of_alike(largest, x.shape)).reshape(rows.lengths)
     site.memory[site.node] = _Found(independent, _together(rows, drawn) if together else None)
     covariance = None
     if together and largest.ndim == 2:
@@ -316,7 +320,10 @@ def _received(site: Site, rows: _Rows, dy: GradientMoments) -> Seed:
 
 def _chance(rows: _Rows, independent: Array) -> Array:
     """n P at the nodes, of the shape of the values."""
-    power = rows.below() ** (independent[:, None] - 1.0)
+    # On the way back the values may be known of all rows together, or of each.
+    alike = tuple(axis for axis, length in enumerate(rows.lengths) if length == 1)
+    exponent = np.broadcast_to(independent.mean(alike, keepdims=True), rows.lengths) - 1.0
+    power = rows.below() ** exponent.reshape(-1, 1)
     average = expectation(power).mean(-1, keepdims=True)
     return rows.by_element(power / np.maximum(average, np.finfo(float).tiny))
 
