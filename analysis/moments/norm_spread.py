@@ -98,14 +98,14 @@ def of_product(x: Moments, outputs: int) -> float | None:
 def of_sum(parts: Sequence[Moments], total: Moments) -> float | None:
     """Of the sum of `parts`; None where that of none is known."""
     known = [part for part in parts if part.norm_spread is not None and part.shape == total.shape]
-    if not known:
-        return None
     whole = float(np.sum(total.second))
+    if not known or not whole > 0:
+        return None
     excess = [
         (float(np.sum(part.second)) / whole) ** 2 * (of_normal(part) - (part.norm_spread or 0.0))
         for part in known
     ]
-    return max(of_normal(total) - sum(excess), 0.0) if whole > 0 else None
+    return max(of_normal(total) - sum(excess), 0.0)
 
 
 def _token(x: Moments) -> tuple[Array, Array]:

@@ -79,3 +79,9 @@ def test_of_a_sum_of_a_normalised_and_a_normal_part() -> None:
     predicted = norm_spread.of_sum([known, z], total)
     assert predicted == pytest.approx(spread(normalised(drawn) + other), rel=0.15)
     assert norm_spread.of_sum([x, z], total) is None
+
+
+def test_sums_of_nothing_have_no_norm() -> None:
+    """As of branches whose last scale starts at 0."""
+    nothing = Moments(np.zeros((3, 4)), np.zeros((3, 4)), norm_spread=0.1)
+    assert norm_spread.of_sum([nothing, nothing], nothing) is None
