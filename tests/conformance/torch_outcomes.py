@@ -18,9 +18,11 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from gradfuse.analysis import analyse
+from gradfuse.analysis.moments import Assumptions
 from gradfuse.converters import convert, to_source, torch_reference
 from gradfuse.converters.parity import ParityResult, check_parity
-from gradfuse.graph import GradfuseError, TrainableModel
+from gradfuse.graph import GradfuseError, GradientGraph, TrainableModel
 from gradfuse.graph.source import LAYER
 
 from .page import Line
@@ -114,6 +116,7 @@ def _outcomes(names: tuple[str, ...]) -> dict[str, Outcome]:
     rows = [ROWS[name] for name in names]
     module, example = _module(rows)
     model = convert(module, example_input=example, verify=False).model
+    analyse(GradientGraph.of(model, "mse"), Assumptions(budget=0.0))  # whatever converts has a report
     check = partial(
         check_parity,
         compute=partial(torch_reference.reference, module),

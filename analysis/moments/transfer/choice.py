@@ -29,6 +29,8 @@ def forward(site: Site) -> Sequence[Moments]:
     if not isinstance(site.operands[0], Moments):
         raise UnknownTransferError("its operands are no functions of one Gaussian")
     q, a, b = _parts(site)
+    if not all(np.isfinite(part).all() for part in (*a, *b)):
+        raise UnknownTransferError("it chooses infinite numbers, as masks do, by a condition that varies")
     site.notes.append("its condition is taken as independent of what it chooses from")
     mean, second = (q * of_a + (1.0 - q) * of_b for of_a, of_b in zip(a, b, strict=True))
     return [Moments(mean, np.maximum(second - mean**2, 0.0))]

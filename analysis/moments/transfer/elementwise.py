@@ -19,7 +19,9 @@ from ..autocovariance import Autocovariance
 from ..blocks import each, one_of
 from ..curves import Seed, curve_moments, through
 from ..elementwise_op import evaluate_node, partial_derivatives
+from ..errors import UnknownTransferError
 from ..quadrature import Array
+from ..signs import is_never_negative
 from ..site import Contribution, Operand, Site
 from ..state import Curve, GradientMoments, Moments, ParameterGradient
 from ..tokens import TokenCorrelation, as_rows, of_hadamard, of_sum, sum_variance
@@ -89,6 +91,11 @@ OPS = frozenset(
 )
 """Ops that treat every element alike."""
 
+_OF_POSITIVES = ("Log", "Pow", "Sqrt")
+
+_MASKED = -1e4
+"""In the place of a mask's -inf, which has no moments: a softmax makes 0 of it, too."""
+
 INDEPENDENT = frozenset({"Add", "Sub", "Sum", "Mul"})
 """Those whose moments are exact for independent operands."""
 
@@ -96,7 +103,13 @@ INDEPENDENT = frozenset({"Add", "Sub", "Sum", "Mul"})
 def forward(site: Site, latent: Moments) -> list[Moments]:
     """Every operand that depends on the example is a function of `latent`."""
     note_operands(site)
-    values = evaluate_node(site.node, [_at_nodes(operand) for operand in site.operands])[0]
+    values = evaluate_node(site.node, _operands_at_nodes(site))[0]
+    if (
+        site.node.op_type in _OF_POSITIVES
+        and np.isnan(values).any()
+        and is_never_negative(site.node.inputs[0])
+    ):
+        raise UnknownTransferError("a normal law gives it negative numbers, which it never gets")
     curve = site.moments(site.varying[0]).curve
     assert curve is not None
     return [curve_moments(Curve(curve.latent, values, curve.correlated), latent)]
@@ -106,7 +119,9 @@ def backward(
     site: Site, seeds: Sequence[Seed], latent: Moments
 ) -> list[list[Seed] | ParameterGradient | None]:
     """For each operand the seeds it receives, or the gradient of a shared one."""
-    partials = partial_derivatives(site.node, [_at_nodes(operand) for operand in site.operands])
+    if site.node.op_type == "CastLike":  # its second input gives a type only
+        return [list(seeds), *[None] * (len(site.operands) - 1)]
+    partials = partial_derivatives(site.node, _operands_at_nodes(site))
     received: list[list[Seed] | ParameterGradient | None] = []
     for index, (operand, partial) in enumerate(zip(site.operands, partials, strict=True)):
         if operand is None or partial is None or gives_nothing_more(site, index):
@@ -321,6 +336,13 @@ def _broadcast_axes(
     return axes, padded
 
 
+def _operands_at_nodes(site: Site) -> list[Array | None]:
+    arrays = [_at_nodes(operand) for operand in site.operands]
+    if site.node.op_type not in ("Add", "Where"):
+        return arrays
+    return [x if x is None or x.dtype.kind != "f" else np.where(np.isneginf(x), _MASKED, x) for x in arrays]
+
+
 def _at_nodes(operand: Operand) -> Array | None:
     """An operand with the nodes in the place of the batch."""
     if isinstance(operand, Moments):
@@ -334,5 +356,6 @@ def _as_moments(operand: object) -> Moments:
     if isinstance(operand, Moments):
         return operand
     value = np.asarray(operand, dtype=np.float64)
+    value = np.where(np.isneginf(value), _MASKED, value)
     value = value[0] if value.ndim > 1 and value.shape[0] == 1 else value
     return Moments(value, np.zeros(value.shape))
