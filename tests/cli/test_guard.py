@@ -35,6 +35,7 @@ def start_guarded(body):
     lines = [
         "import os, signal, sys, time",
         "from gradfuse.cli.guard import run_guarded",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # ignored where the tests run in the background
         "def command():",
         *(f"    {line}" for line in body.splitlines()),
         "sys.exit(run_guarded(command))",
