@@ -44,7 +44,7 @@ POST_NORM = "r{i} = Relu(h{p}) a{i} = MatMul(r{i}, w{i}) t{i} = Add(h{p}, a{i}) 
 
 
 def of(code: str, graph: GradientGraph, **options: object) -> list[Finding]:
-    return [finding for finding in analyse(graph, **options).findings if finding.code == code]  # type: ignore[arg-type]
+    return [finding for finding in analyse(graph, **options).findings if finding.code == code]
 
 
 def test_gf103_says_that_weights_are_too_large(text_graph: TextGraph) -> None:

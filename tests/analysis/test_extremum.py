@@ -50,7 +50,7 @@ def test_every_gradient_behind_the_largest(
 ) -> None:
     constants = {"axes": np.array([2, 3]), "last": np.array([1, 2]), "one": ONE}
     given = {name: value for name, value in constants.items() if name in body}
-    graph = text_graph(body, loss="cross-entropy", given=given, **options)  # type: ignore[arg-type]
+    graph = text_graph(body, loss="cross-entropy", given=given, **options)
     measurement = probe(graph, Assumptions())
     report = analyse(graph, measurement=measurement)
     parameters = [entry for entry in report.profile if entry.kind == "parameter"]
@@ -108,7 +108,7 @@ def test_the_largest_of_other_elements(text_graph: TextGraph, body: str, options
     given = {"two": np.array([2]), "s": np.ones(18, np.float32)}
     given = {name: value for name, value in given.items() if f"{name})" in body}
     known = options if options is IMAGES else {**SEQUENCES, **options}
-    graph = text_graph(body, given=given, **known)  # type: ignore[arg-type]
+    graph = text_graph(body, given=given, **known)
     report = analyse(graph, measurement=probe(graph, Assumptions()))
     parameters = [entry for entry in report.profile if entry.kind == "parameter"]
     assert len(parameters) == 3

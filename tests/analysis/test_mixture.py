@@ -76,7 +76,7 @@ def test_laws_of_hardly_any_variance_give_the_mean_over_their_inputs() -> None:
         tuple(replace(state.assumptions, mean=point.double().numpy(), variance=1e-10) for point in pair)
         for pair in points
     ]
-    predicted = _rms(of_laws(state, laws), module)  # type: ignore[arg-type]
+    predicted = _rms(of_laws(state, laws), module)
     gradients = {name: torch.zeros(3, 2, CLASSES, *p.shape) for name, p in module.named_parameters()}
     for index in np.ndindex(3, 2, CLASSES):
         module.zero_grad()

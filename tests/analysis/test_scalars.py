@@ -39,7 +39,7 @@ def test_one_number_of_an_example(
     for body in (f"{scalar} m = Unsqueeze(g, one)", kept):
         text = f"{layer} {body} a = Tanh(m) y = MatMul(a, u)"
         given = {name: array for name, array in constants.items() if f" {name})" in text}
-        graph = text_graph(text, given=given, **options)  # type: ignore[arg-type]
+        graph = text_graph(text, given=given, **options)
         state = propagate(graph, Assumptions())
         assert not any(note.is_unknown for note in state.notes)
         found.append({v.name: math.sqrt(shared.mean_square(32)) for v, shared in state.shared.items()})

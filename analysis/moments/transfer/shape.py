@@ -165,24 +165,32 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
             for index in range(len(site.operands))
         ]
     if same is not None and same.tokens is None and same.steps is None and gradients[0] is not None:
-        shape, channels = same.shape, same.shape[:1]
-        dy = gradients[0]
-        kept = dy.cancelled if dy.cancelled.shape == channels else np.zeros(channels)
-        back = replace(
-            dy,
-            mean=dy.mean.reshape(shape),
-            variance=dy.variance.reshape(shape),
-            covariance=dy.covariance if dy.mean.shape == shape else None,
-            lags=_lags_of(dy, shape),
-            channels=dy.channels if dy.mean.shape == shape else None,
-            channel_hessian=dy.channel_hessian if dy.mean.shape == shape else None,
-            projected=None,
-            tilt=dy.tilt.reshape(shape),
-            cancelled=kept,
-            hessian=dy.hessian if len(shape) == 1 else None,
-            skew=dy.skew if dy.mean.shape == shape else None,
-        )
+        back = _reshaped(gradients[0], same.shape)
         return [back if index in site.varying else None for index in range(len(site.operands))]
+    return _gathered(site, gradients)
+
+
+def _reshaped(dy: GradientMoments, shape: tuple[int, ...]) -> GradientMoments:
+    """A gradient whose elements keep their order, as one of a tensor of this shape."""
+    channels, same = shape[:1], dy.mean.shape == shape
+    return replace(
+        dy,
+        mean=dy.mean.reshape(shape),
+        variance=dy.variance.reshape(shape),
+        covariance=dy.covariance if same else None,
+        lags=_lags_of(dy, shape),
+        channels=dy.channels if same else None,
+        channel_hessian=dy.channel_hessian if same else None,
+        projected=None,
+        tilt=dy.tilt.reshape(shape),
+        cancelled=dy.cancelled if dy.cancelled.shape == channels else np.zeros(channels),
+        hessian=dy.hessian if len(shape) == 1 else None,
+        skew=dy.skew if same else None,
+    )
+
+
+def _gathered(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequence[Contribution]:
+    """What the copies of each element receive, added up."""
     sizes = [_size(operand) for operand in site.operands]
     mean, variance = _given_back(_indices(site.node, site.operands), gradients, sum(sizes))
     ends, steps = np.cumsum(sizes), _steps_of_gradient(site, gradients)
