@@ -1,6 +1,6 @@
 """Which layers carry the covariance between their channels, within a budget of seconds, and what a propagation takes.
 
-Of what is left, recurrent layers carry the covariance of all channels of all steps (`transfer.recurrent.plain`).
+Of what is left, recurrent layers carry the covariance of all channels of all steps (`transfer.recurrent.plain`, `gated`).
 
 Costs are estimated from shapes alone, so that one model gets one answer on every machine. A covariance C of n features passes a
 weight `[n, m]` as W' C W, 2 n m (n + m) operations, and so do the gradient's covariance and its hessian; an activation takes
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from .autocovariance import torus
 from .site import Operand
 from .state import COVARIANCE_LIMIT, Moments
-from .transfer.recurrent.cells import CELLS
+from .transfer.recurrent.cells import CELLS, Cell
 
 __all__ = ["all_steps_plan", "covariance_plan", "propagation_seconds"]
 
@@ -130,14 +130,25 @@ def _cost_of_recurrent(node: ir.Node) -> _Cost | None:
 
 
 def _cost_of_all_steps(node: ir.Node) -> _Cost | None:
-    """Of T^2 / 2 pairs of steps some ten products `[H, H]`, and what elementwise functions take; None for other nodes."""
+    """Of T^2 / 2 pairs of steps products `[H, H]`, and what elementwise functions take; None for other nodes."""
     steps = _steps(node) if node.domain == "" and node.op_type in CELLS else None
-    if steps is None or CELLS[node.op_type].locals > 1:
+    if steps is None:
         return None
     directions = 2 if node.attributes.get_string("direction", "") == "bidirectional" else 1
     hidden = node.attributes.get_int("hidden_size", 0)
-    operations = directions * steps**2 * (10.0 * hidden**3 + _PER_PAIR * hidden**2)
+    operations = directions * steps**2 * (_products(CELLS[node.op_type]) * hidden**3 + _PER_PAIR * hidden**2)
     return _Cost(operations / _RATE, (directions * steps * hidden) ** 2)
+
+
+def _products(cell: Cell) -> float:
+    """Half of the products `[H, H]` that two steps take, for q states, p locals and G gates, of as many inputs as channels.
+
+    Forward 2 G (q + 1); back q^2 p of the locals' gradients, 2 q^2 of the output's and p (q + 1) of the inputs'.
+    """
+    if cell.locals == 1:
+        return 10.0
+    q, p, gates = cell.states, cell.locals, len(cell.state_gates)
+    return 0.5 * (2 * gates * (q + 1) + q**2 * (p + 2) + p * (q + 1))
 
 
 def _steps(node: ir.Node) -> int | None:

@@ -153,6 +153,58 @@ def test_steps_that_share_the_recurrent_matrix_s_leading_eigenvector(
     assert_near(state, measured(network))
 
 
+def remembering(kind: str) -> Network:
+    """A network that sums up three directions of its input over all steps, as training makes it, and reads their mean."""
+    torch.manual_seed(11)
+    network = Network(kind, 2, mean=True)
+    candidate = slice(2 * HIDDEN, 3 * HIDDEN)
+    with torch.no_grad():
+        kept, before = torch.linalg.qr(torch.randn(HIDDEN, 3))[0], torch.linalg.qr(torch.randn(INPUTS, 3))[0]
+        network.cells.weight_ih_l0[candidate] += kept @ before.T
+        network.cells.weight_ih_l1[candidate] += kept @ kept.T
+        for layer in range(2):
+            getattr(network.cells, f"weight_hh_l{layer}")[candidate] += 0.8 * kept @ kept.T
+            getattr(network.cells, f"bias_hh_l{layer}")[:HIDDEN] += 1.0
+        network.head.weight[:3] += 1.0 * kept.T
+    return network
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gated_layers_that_remember_a_few_directions(
+    text_graph: Callable[..., GradientGraph], kind: str
+) -> None:
+    """Of each channel's own covariance between steps alone, weights come out as little as half of what they are."""
+    network = remembering(kind)
+    state = propagate(graph_of(network, text_graph), Assumptions())
+    assert len(state.all_steps) == 2
+    assert_near(state, measured(network))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gated_states_of_two_steps(text_graph: Callable[..., GradientGraph], kind: str) -> None:
+    """Of all channels of either layer, against 20 000 random sequences."""
+    network = remembering(kind)
+    state = propagate(graph_of(network, text_graph), Assumptions())
+    found = {value.name: m.steps for value, m in state.values.items() if isinstance(m, Moments)}
+    x = torch.randn(STEPS, 20_000, INPUTS)
+    with torch.no_grad():
+        for layer in range(2):
+            steps = found[f"u{layer}"]
+            assert steps is not None
+            h, _ = first_layers(network, layer + 1)(x)
+            drawn = (h - h.mean(1, keepdim=True)).numpy()
+            for step, other in ((STEPS - 1, STEPS - 2), (STEPS - 1, STEPS - 4)):
+                expected = drawn[step].T @ drawn[other] / len(drawn[0])
+                error = np.linalg.norm(steps.across[step, other] - expected) / np.linalg.norm(expected)
+                assert error < 0.15
+
+
+def first_layers(network: Network, layers: int) -> nn.Module:
+    cells = getattr(nn, network.kind)(INPUTS, HIDDEN, layers)
+    cells.load_state_dict({name: network.cells.state_dict()[name] for name in cells.state_dict()})
+    return cells  # type: ignore[no-any-return]
+
+
 def assert_near(state: Propagation, found: dict[str, float], limit: float = 1.25) -> None:
     predicted = {value.name: math.sqrt(gradient.mean_square(32)) for value, gradient in state.shared.items()}
     factors = {name: rms / found[name or ""] for name, rms in predicted.items()}

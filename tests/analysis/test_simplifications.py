@@ -57,10 +57,17 @@ def test_one_note_for_all_nodes_of_a_kind(text_graph: TextGraph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "rows", "both", "expected"),
-    [("RNN", 1, False, []), ("RNN", 1, True, ["two directions"]), ("LSTM", 4, False, ["different channels"])],
+    ("op", "rows", "both", "budget", "expected"),
+    [
+        ("RNN", 1, False, 1.0, []),
+        ("RNN", 1, True, 1.0, ["two directions"]),
+        ("LSTM", 4, False, 1.0, []),
+        ("LSTM", 4, False, 0.0, ["different channels"]),
+    ],
 )
-def test_recurrent_layers(text_graph: TextGraph, op: str, rows: int, both: bool, expected: list[str]) -> None:
+def test_recurrent_layers(
+    text_graph: TextGraph, op: str, rows: int, both: bool, budget: float, expected: list[str]
+) -> None:
     sides, direction = 2 if both else 1, "bidirectional" if both else "forward"
     states = "s, h" if op == "RNN" else "s, h, c"
     body = f'{states} = {op}<hidden_size=8, direction="{direction}">(x, w, r) g = Gather<axis=0>(h, first) y = MatMul(g, b)'
@@ -68,7 +75,8 @@ def test_recurrent_layers(text_graph: TextGraph, op: str, rows: int, both: bool,
         body, "float[5,batch,4]", given={"first": np.array(0)},
         w=(sides, 8 * rows, 4), r=(sides, 8 * rows, 8), b=(8, 10),
     )  # fmt: skip
-    texts = [finding.message for finding in analyse(graph).findings if finding.code == "GF901"]
+    findings = analyse(graph, Assumptions(budget=budget)).findings
+    texts = [finding.message for finding in findings if finding.code == "GF901"]
     assert len(texts) == len(expected)
     assert all(part in text for part, text in zip(expected, texts, strict=True))
 

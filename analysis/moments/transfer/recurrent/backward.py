@@ -15,7 +15,9 @@ its mean is sum_t E d_t E x_t' + E[dd_t / dl_t] Cov(l_t, x_t) (Stein's lemma).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -25,7 +27,10 @@ from .direction import Direction, blocks, diagonal, set_blocks
 from .forward import LAGS, Inputs, Trace
 from .statistics import Statistics
 
-__all__ = ["Arriving", "Gradients", "Sums", "back", "bounded"]
+__all__ = ["Arriving", "Back", "Gradients", "Sums", "back", "bounded"]
+
+Traced = TypeVar("Traced", bound=Trace)
+"""A trace that knows enough for a walk."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,7 @@ class Gradients:
 
 def back(direction: Direction, x: Inputs, trace: Trace, arriving: Arriving) -> Gradients:
     """All steps, last first."""
-    walk = _Back(direction, x, trace, arriving)
-    for number in reversed(range(len(direction.order))):
-        walk.arrive(number)
-        walk.step(number)
-    inputs, states, bias = (sums.settled() for sums in walk.sums)
-    return Gradients(
-        inputs, states, bias, walk.x_mean, walk.x_covariance, walk.x_across, (walk.mean, walk.covariance)
-    )
+    return _Back(direction, x, trace, arriving).walk()
 
 
 class Sums:
@@ -94,30 +92,162 @@ class Sums:
         return ParameterGradient(self.product + self.added, np.maximum(self.square - self.product**2, 0.0))
 
 
-class _Back:
+class Back(ABC, Generic[Traced]):
     """The walk: mean `[q, H]`, covariance and hessian of the gradient g_t, and what it has in common with later ones.
+
+    Attributes:
+        means: E g_u of later steps u, the nearest first, `[q, H]` each.
+        locals: E d_u of the same steps, `[H, p]` each.
+    """
+
+    def __init__(self, direction: Direction, x: Inputs, trace: Traced, arriving: Arriving) -> None:
+        self.direction, self.x, self.trace, self.arriving = direction, x, trace, arriving
+        self.mean, self.covariance, self.hessian = arriving.last
+        p, channels = direction.bias.shape
+        self.sums = [Sums(p, channels, n) for n in (x.mean.shape[1], channels, 1)]
+        self.x_mean, self.x_covariance = np.zeros(x.mean.shape), np.zeros(x.covariance.shape)
+        self.x_across = None if x.across is None else np.zeros(x.across.shape)
+        self.means: list[Array] = []
+        self.locals: list[Array] = []
+
+    def walk(self) -> Gradients:
+        """All steps, last first."""
+        for number in reversed(range(len(self.direction.order))):
+            self.arrive(number)
+            self.step(number)
+        inputs, states, bias = (sums.settled() for sums in self.sums)
+        first = (self.mean, self.covariance)
+        return Gradients(inputs, states, bias, self.x_mean, self.x_covariance, self.x_across, first)
+
+    def arrive(self, number: int) -> None:
+        """Add what the output receives at this step, which moves with what it receives later."""
+        step, arriving, channels = self.direction.order[number], self.arriving, self.direction.channels
+        self.mean = np.concatenate([self.mean[:1] + arriving.mean[step], self.mean[1:]])
+        if self.hessian is not None and arriving.hessian is not None:
+            self.hessian = _plus(self.hessian, arriving.hessian[step], channels)
+        self._arrive(number)
+
+    @abstractmethod
+    def _arrive(self, number: int) -> None:
+        """Add to the covariance of this step's gradient, and to what it has in common with later ones."""
+
+    def step(self, number: int) -> None:
+        """Through the cell: gradients of the weights, and what the states before the step and its input receive."""
+        found, channels = self.trace.statistics[number], self.direction.channels
+        held = blocks(self.covariance, channels)
+        raw = np.einsum("hqr,hqprs->hps", held + _outer(self.mean.T), found.slope_square)
+        straight = np.swapaxes(found.slope, 1, 2) @ held @ found.slope
+        local = bounded(self._local_mean(found), diagonal(raw - straight))
+        own, change = raw - _outer(local), np.einsum("qh,hqps->hps", self.mean, found.curvature)
+        if self.hessian is not None:
+            change += np.einsum("hqr,hrqps->hps", blocks(self.hessian, channels), found.bend)
+        self._accumulate(number, local, raw, change)
+        self.x_mean[self.direction.order[number]] = np.einsum("phi,hp->i", self.direction.inputs, local)
+        self._pass_covariance(number, own)
+        self._pass_hessian(number, change)
+        self.means, self.locals = [self.mean, *self.means], [local, *self.locals]
+        self.mean = np.einsum("phx,hp->x", self.direction.states, local).reshape(self.mean.shape)
+
+    def _local_mean(self, found: Statistics) -> Array:
+        """E d, `[H, p]`: the gradient moves with the states, and they with the slope."""
+        mean = np.einsum("qh,hqp->hp", self.mean, found.slope)
+        if self.hessian is None:
+            return np.asarray(mean)
+        own = blocks(self.hessian, self.direction.channels)
+        return np.asarray(mean + np.einsum("hqr,hrqp->hp", own, found.slope_with_state))
+
+    def _accumulate(self, number: int, local: Array, raw: Array, change: Array) -> None:
+        step, trace = self.direction.order[number], self.trace
+        state, inputs = trace.mean[number][0], self.x.mean[step]
+        variance = diagonal(blocks(trace.covariance[number], len(state)))[:, 0]
+        squares = (inputs**2 + diagonal(self.x.covariance[step]), state**2 + variance, np.ones(1))
+        together, own = self._together(number, local), diagonal(raw).T
+        for sums, value, square, other in zip(
+            self.sums, (inputs, state, np.ones(1)), squares, self._lagged(number, len(together)), strict=True
+        ):
+            sums.product += local.T[:, :, None] * value
+            sums.square += own[:, :, None] * square + 2.0 * np.einsum("lhp,ln->phn", together, other)
+        for sums, spread in zip(self.sums, self._with_locals(number), strict=False):
+            sums.added += self._changed(trace.statistics[number], change, spread)
+
+    @abstractmethod
+    def _together(self, number: int, local: Array) -> Array:
+        """E[d_t d_u] of this step and later ones, `[steps, H, p]`."""
+
+    def _lagged(self, number: int, count: int) -> tuple[Array, Array, Array]:
+        """E[x_t x_u] and E[h_t h_u] of this step and so many later ones, `[count, n]`."""
+        order = self.direction.order
+        steps = [order[number + 1 + lag] for lag in range(count)]
+        inputs = self.x.mean[steps] * self.x.mean[order[number]]
+        if self.x.across is not None:
+            across = self.x.across[steps, order[number]]
+            inputs = inputs + (across if across.ndim == 2 else diagonal(across))
+        mean, states = self.trace.mean[number][0], self.trace.with_later(number, count)
+        means = [mean * later[0] for later in self.trace.mean[number + 1 : number + 1 + count]]
+        return inputs, states + np.reshape(means, states.shape), np.ones((count, 1))
+
+    def _of_slopes(self, number: int, covariance: Array) -> Array:
+        """What the slopes of this step and later ones have in common adds to E[d_t d_u], `[steps, H, p]`.
+
+        Args:
+            number: The step.
+            covariance: Cov(g_t, g_u) of each channel, `[steps, H, q, q]`.
+        """
+        count = len(covariance)
+        if not count:
+            return np.zeros((0, *np.swapaxes(self.direction.bias, 0, 1).shape))
+        held = covariance + np.stack([_pair(self.mean, mean) for mean in self.means[:count]])
+        later = self.trace.statistics[number + 1 : number + 1 + count]
+        curvatures = np.stack([found.curvature for found in later])
+        moved = np.stack([self.trace.local_lags[number + 1 + lag][lag] for lag in range(count)])
+        bent = np.einsum("lhqr,hqpa->lhrpa", held, self.trace.statistics[number].curvature, optimize=True)
+        return np.asarray(np.sum(bent * (curvatures @ moved[:, :, None]), (2, 4)))
+
+    @abstractmethod
+    def _with_locals(self, number: int) -> tuple[Array, Array]:
+        """Cov(l_t, x_t) and Cov(l_t, h_t), `[p, H, n]`."""
+
+    def _changed(self, found: Statistics, change: Array, spread: Array) -> Array:
+        """E[dd / dl] Cov(l, y) for covariances `[p, H, n]`: of two channels only through the hessian (Stein's lemma)."""
+        if self.hessian is None or self.hessian.ndim == 3:
+            return np.asarray(np.einsum("hps,shn->phn", change, spread))
+        slope, own = found.slope, blocks(self.hessian, self.direction.channels)
+        rest = change - np.swapaxes(slope, 1, 2) @ own @ slope
+        moved = np.einsum("hqp,phn->qhn", slope, spread)
+        flat = (self.hessian @ moved.reshape(len(self.hessian), -1)).reshape(moved.shape)
+        return np.asarray(np.einsum("hqp,qhn->phn", slope, flat) + np.einsum("hps,shn->phn", rest, spread))
+
+    @abstractmethod
+    def _pass_covariance(self, number: int, own: Array) -> None:
+        """To the states before the step and its input, from the covariance of each channel's d_t, `[H, p, p]`."""
+
+    def _pass_hessian(self, number: int, change: Array) -> None:
+        if self.hessian is None:
+            return
+        direction, slope = self.direction, self.trace.statistics[number].slope
+        held = blocks(self.hessian, direction.channels)
+        rest = change - np.swapaxes(slope, 1, 2) @ held @ slope
+        of_states, matrix = direction.transition(slope)[0], self.hessian.ndim == 2
+        self.hessian = _pulled(self.hessian, of_states, direction.states, change, rest, matrix)
+
+
+class _Back(Back[Trace]):
+    """The walk with what each channel shares with itself.
 
     Attributes:
         lags: Cov(g_t, g_u) of each channel for u = t + 1, ..., `[lags, H, q, q]`.
         local_lags: Cov(d_t, d_u) in the same way, `[lags, H, p, p]`.
         after: Cov(g_t, e_u) in the same way, from u = t on, `[lags, H, q]`.
-        locals: E d_u of the same steps u, `[H, p]` each; one more, the nearest, while `step` runs.
         beside: For u = t + 1, t + 2, ...: Cov(e_v, g_u) for v = u, u - 1, ..., `[steps, H, q]`.
     """
 
     def __init__(self, direction: Direction, x: Inputs, trace: Trace, arriving: Arriving) -> None:
-        self.direction, self.x, self.trace, self.arriving = direction, x, trace, arriving
-        self.mean, self.covariance, self.hessian = arriving.last
+        super().__init__(direction, x, trace, arriving)
         p, channels = direction.bias.shape
-        q = direction.own.shape[2]
-        self.sums = [Sums(p, channels, n) for n in (x.mean.shape[1], channels, 1)]
-        self.x_mean, self.x_covariance = np.zeros(x.mean.shape), np.zeros(x.covariance.shape)
-        self.x_across = None if x.across is None else np.zeros(x.across.shape)
+        q = len(self.mean)
         self.lags = np.zeros((0, channels, q, q))
         self.local_lags = np.zeros((0, channels, p, p))
         self.after = np.zeros((0, channels, q))
-        self.means: list[Array] = []
-        self.locals: list[Array] = []
         self.beside: list[Array] = []
         self.input_energy = None if x.across is None else _energies(direction.inputs)
         self.state_energy = _energies(direction.states)
@@ -126,18 +256,13 @@ class _Back:
         """P of a step, `[H, q, q]`."""
         return self.trace.statistics[number].slope @ self.direction.own
 
-    def arrive(self, number: int) -> None:
-        """Add what the output receives at this step, which moves with what it receives later."""
-        step, arriving, channels = self.direction.order[number], self.arriving, self.direction.channels
-        self.mean = np.concatenate([self.mean[:1] + arriving.mean[step], self.mean[1:]])
-        self.covariance = _plus(self.covariance, arriving.covariance[step], channels)
-        if self.hessian is not None and arriving.hessian is not None:
-            self.hessian = _plus(self.hessian, arriving.hessian[step], channels)
+    def _arrive(self, number: int) -> None:
+        added = self.arriving.covariance[self.direction.order[number]]
+        self.covariance = _plus(self.covariance, added, self.direction.channels)
         self._carry_beside(number)
         self._arrive_lags(number)
 
     def _arrive_lags(self, number: int) -> None:
-        """What this step's gradient has in common with later ones."""
         step, channels, q = self.direction.order[number], self.direction.channels, len(self.mean)
         now = np.zeros((1, channels, q))
         if number + 1 < len(self.direction.order):
@@ -192,72 +317,14 @@ class _Back:
             column[: len(carried)] += (carried[:, :, None] @ self.passing(number + 1))[:, :, 0]
         self.beside = [column, *self.beside][: LAGS + 1]
 
-    def step(self, number: int) -> None:
-        """Through the cell: gradients of the weights, and what the states before the step and its input receive."""
-        found, channels = self.trace.statistics[number], self.direction.channels
-        held = blocks(self.covariance, channels)
-        raw = np.einsum("hqr,hqprs->hps", held + _outer(self.mean.T), found.slope_square)
-        straight = np.swapaxes(found.slope, 1, 2) @ held @ found.slope
-        local = bounded(self._local_mean(found), diagonal(raw - straight))
-        own, change = raw - _outer(local), np.einsum("qh,hqps->hps", self.mean, found.curvature)
-        if self.hessian is not None:
-            change += np.einsum("hqr,hrqps->hps", blocks(self.hessian, channels), found.bend)
-        self._accumulate(number, local, raw, change)
-        self._pass_back(number, local, own, change)
-        self.means, self.locals = [self.mean, *self.means][:LAGS], [local, *self.locals][:LAGS]
-        self.mean = np.einsum("phx,hp->x", self.direction.states, local).reshape(self.mean.shape)
-
-    def _local_mean(self, found: Statistics) -> Array:
-        """E d, `[H, p]`: the gradient moves with the states, and they with the slope."""
-        mean = np.einsum("qh,hqp->hp", self.mean, found.slope)
-        if self.hessian is None:
-            return np.asarray(mean)
-        own = blocks(self.hessian, self.direction.channels)
-        return np.asarray(mean + np.einsum("hqr,hrqp->hp", own, found.slope_with_state))
-
-    def _accumulate(self, number: int, local: Array, raw: Array, change: Array) -> None:
-        step, trace = self.direction.order[number], self.trace
-        state, inputs = trace.mean[number][0], self.x.mean[step]
-        variance = diagonal(blocks(trace.covariance[number], len(state)))[:, 0]
-        squares = (inputs**2 + diagonal(self.x.covariance[step]), state**2 + variance, np.ones(1))
-        together, own = self._together(number, local), diagonal(raw).T
-        for sums, value, square, other in zip(
-            self.sums, (inputs, state, np.ones(1)), squares, self._lagged(number), strict=True
-        ):
-            sums.product += local.T[:, :, None] * value
-            sums.square += own[:, :, None] * square + 2.0 * np.einsum("lhp,ln->phn", together, other)
-        for sums, added in zip(self.sums, self._stein(number, change), strict=False):
-            sums.added += added
-
-    def _lagged(self, number: int) -> tuple[Array, Array, Array]:
-        """E[x_t x_u] and E[h_t h_u] of this step and later ones, `[lags, n]`."""
-        order, count = self.direction.order, len(self.lags)
-        steps = [order[number + 1 + lag] for lag in range(count)]
-        inputs = self.x.mean[steps] * self.x.mean[order[number]]
-        if self.x.across is not None:
-            inputs = inputs + self.x.across[steps, order[number]]
-        means, covariances = self.trace.mean, self.trace.state_lags
-        states = [
-            means[number + 1 + lag][0] * means[number][0] + covariances[number + 1 + lag][lag, :, 0, 0]
-            for lag in range(count)
-        ]
-        channels = self.direction.channels
-        return inputs, np.reshape(states, (count, channels)), np.ones((count, 1))
-
     def _together(self, number: int, local: Array) -> Array:
-        """E[d_t d_u] of this step and later ones, `[lags, H, p]`; what inputs receive at two steps is set on the way."""
-        count, later = len(self.lags), self.trace.statistics[number + 1 :]
-        if count == 0:
+        count, found = len(self.lags), self.trace.statistics[number]
+        extra = self._of_slopes(number, self.lags)
+        if not count:
             self.local_lags = np.zeros((0, *local.shape, local.shape[1]))
-            return np.zeros((0, *local.shape))
-        slopes = np.stack([found.slope for found in later[:count]])
-        found = self.trace.statistics[number]
+            return extra
+        slopes = np.stack([later.slope for later in self.trace.statistics[number + 1 : number + 1 + count]])
         covariance = np.swapaxes(found.slope, 1, 2) @ self.lags @ slopes
-        held = self.lags + np.stack([_pair(self.mean, mean) for mean in self.means[:count]])
-        curvatures = np.stack([found.curvature for found in later[:count]])
-        moved = np.stack([self.trace.local_lags[number + 1 + lag][lag] for lag in range(count)])
-        bent = np.einsum("lhqr,hqpa->lhrpa", held, found.curvature, optimize=True)
-        extra = np.sum(bent * (curvatures @ moved[:, :, None]), (2, 4))
         covariance += extra[..., None] * np.eye(extra.shape[-1])
         self.local_lags = covariance
         self._set_across(number, covariance)
@@ -271,31 +338,16 @@ class _Back:
             now, later = order[number], order[number + 1 + lag]
             self.x_across[now, later] = self.x_across[later, now] = row
 
-    def _stein(self, number: int, change: Array) -> tuple[Array, Array]:
-        """E[dd / dl] Cov(l, x) and E[dd / dl] Cov(l, h), `[p, H, n]`."""
-        direction, trace = self.direction, self.trace
-        inputs, states = self.x.covariance[direction.order[number]], trace.covariance[number]
-        channels, found = direction.channels, trace.statistics[number]
+    def _with_locals(self, number: int) -> tuple[Array, Array]:
+        direction, states = self.direction, self.trace.covariance[number]
+        inputs, channels = self.x.covariance[direction.order[number]], direction.channels
         fed = direction.inputs * inputs if inputs.ndim == 1 else direction.inputs @ inputs
         if states.ndim == 3:
-            held = direction.states[:, :, :channels] * states[:, 0, 0]
-        else:
-            held = direction.states @ states[:, :channels]
-        return self._changed(found, change, fed), self._changed(found, change, held)
+            return fed, direction.states[:, :, :channels] * states[:, 0, 0]
+        return fed, direction.states @ states[:, :channels]
 
-    def _changed(self, found: Statistics, change: Array, spread: Array) -> Array:
-        """Matrix of all channels' changes times `[p, H, n]`: of two channels only through the hessian."""
-        if self.hessian is None or self.hessian.ndim == 3:
-            return np.asarray(np.einsum("hps,shn->phn", change, spread))
-        slope, own = found.slope, blocks(self.hessian, self.direction.channels)
-        rest = change - np.swapaxes(slope, 1, 2) @ own @ slope
-        moved = np.einsum("hqp,phn->qhn", slope, spread)
-        flat = (self.hessian @ moved.reshape(len(self.hessian), -1)).reshape(moved.shape)
-        return np.asarray(np.einsum("hqp,qhn->phn", slope, flat) + np.einsum("hps,shn->phn", rest, spread))
-
-    def _pass_back(self, number: int, local: Array, own: Array, change: Array) -> None:
+    def _pass_covariance(self, number: int, own: Array) -> None:
         step, direction, found = self.direction.order[number], self.direction, self.trace.statistics[number]
-        self.x_mean[step] = np.einsum("phi,hp->i", direction.inputs, local)
         of_states, of_inputs = direction.transition(found.slope)
         channels = direction.channels
         rest = own - np.swapaxes(found.slope, 1, 2) @ blocks(self.covariance, channels) @ found.slope
@@ -306,10 +358,6 @@ class _Back:
         matrix = self.covariance.ndim == 2
         covariance = _pulled(self.covariance, of_states, direction.states, own, rest, matrix)
         self.covariance = covariance if matrix else _diagonal_blocks(covariance, channels)
-        if self.hessian is not None:
-            held = blocks(self.hessian, channels)
-            rest = change - np.swapaxes(found.slope, 1, 2) @ held @ found.slope
-            self.hessian = _pulled(self.hessian, of_states, direction.states, change, rest, matrix)
 
 
 def bounded(mean: Array, square: Array) -> Array:

@@ -57,6 +57,16 @@ class Direction:
             carried = np.diagonal(states, axis1=1, axis2=2).T.reshape(-1)
         return energy(self.states, carried) + energy(self.inputs, inputs)
 
+    def of_states(self, covariance: Array) -> Array:
+        """M C, `[*, p, H, n]`, of matrices C `[*, q H, n]`."""
+        gates, channels = list(self.cell.state_gates), self.channels
+        recurrent = self.states[gates, :, :channels].reshape(-1, channels)
+        found = np.zeros((len(covariance), *self.bias.shape, covariance.shape[2]))
+        found[:, gates] = (recurrent @ covariance[:, :channels]).reshape(len(found), -1, *found.shape[2:])
+        for local, state in self.cell.own:
+            found[:, local] = covariance[:, state * channels : (state + 1) * channels]
+        return found
+
     def transition(self, slope: Array) -> tuple[Array, Array]:
         """J M `[q H, q H]` and J N `[q H, I]`, for slopes J `[H, q, p]`."""
         rows = slope.shape[0] * slope.shape[1]

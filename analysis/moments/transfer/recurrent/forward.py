@@ -65,6 +65,12 @@ class Trace:
     state_lags: list[Array] = field(default_factory=list)
     local_lags: list[Array] = field(default_factory=list)
 
+    def with_later(self, number: int, count: int) -> Array:
+        """Cov(h_t, h_u) of each channel, of the states that a step and so many later ones start from, `[count, H]`."""
+        lags = self.state_lags[number + 1 : number + 1 + count]
+        found = [between[lag, :, 0, 0] for lag, between in enumerate(lags)]
+        return np.reshape(found, (count, self.mean[0].shape[1]))
+
 
 def run(direction: Direction, x: Inputs, mean: Array, covariance: Array) -> Trace:
     """All steps, from states of this mean `[q, H]` and covariance."""

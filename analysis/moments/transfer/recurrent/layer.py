@@ -7,7 +7,7 @@ Y `[T, D, (N), H]`, then the last states `[D, (N), H]`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,12 @@ from ...quadrature import NODES, Array
 from ...site import Contribution, Site
 from ...state import GradientMoments, Moments, ParameterGradient
 from ...steps import numbered, of_tokens
-from . import plain
+from . import gated, plain
 from .backward import Arriving, Gradients, back
 from .cells import ACTIVATIONS, CELLS, Activation, Cell
 from .direction import Direction, blocks
 from .forward import Inputs, Trace, run
+from .gated import GatedTrace
 from .plain import PlainTrace
 
 __all__ = ["arrived_first", "backward", "forward", "gate_curves"]
@@ -68,11 +69,19 @@ def forward(site: Site) -> Sequence[Moments]:
     if site.node.op_type == "GRU" and not site.attribute("linear_before_reset", 0):
         site.notes.append("its reset gate is taken to act after the product with the state")
     directions = [_direction(site, cell, index) for index in range(len(_orders(site)))]
-    step_by_step = plain.run if site.all_steps else run
-    traces = [step_by_step(d, x, *_first(site, d, index)) for index, d in enumerate(directions)]
+    through = _through(cell, all_steps=site.all_steps)
+    traces = [through(d, x, *_first(site, d, index)) for index, d in enumerate(directions)]
     site.memory[site.node] = _Run(x, directions, traces)
     last = [_last_state(traces, state) for state in range(cell.states)]
     return [_outputs(directions, traces), *last][: len(site.node.outputs)]
+
+
+def _through(
+    cell: Cell, *, all_steps: bool
+) -> Callable[[Direction, Inputs, Array, Array], Trace | PlainTrace]:
+    if not all_steps:
+        return run
+    return plain.run if cell.locals == 1 else gated.run
 
 
 def _refuse(site: Site) -> None:
@@ -168,7 +177,7 @@ def _outputs(directions: Sequence[Direction], traces: Sequence[Trace | PlainTrac
 
 def _between_steps(trace: Trace | PlainTrace, channels: int) -> Array:
     """Covariance of h at two steps in the order they are taken, `[T, T, H]` or `[T, T, H, H]`."""
-    if isinstance(trace, PlainTrace):
+    if isinstance(trace, PlainTrace | GatedTrace):
         return trace.states[1:, 1:]
     count = len(trace.covariance) - 1
     across = np.zeros((count, count, channels))
@@ -230,6 +239,8 @@ def backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Sequenc
 def _back(x: Inputs, direction: Direction, trace: Trace | PlainTrace, arriving: Arriving) -> Gradients:
     if isinstance(trace, PlainTrace):
         return plain.back(direction, x, trace, arriving)
+    if isinstance(trace, GatedTrace):
+        return gated.back(direction, x, trace, arriving)
     return back(direction, x, trace, arriving)
 
 

@@ -29,7 +29,7 @@ from .backward import Arriving, Gradients, Sums, bounded
 from .direction import Direction, diagonal
 from .forward import Inputs
 
-__all__ = ["PlainTrace", "back", "run"]
+__all__ = ["PlainTrace", "back", "received", "run"]
 
 
 @dataclass
@@ -178,7 +178,7 @@ class _Backward:
 
     def __init__(self, direction: Direction, x: Inputs, trace: PlainTrace, arriving: Arriving) -> None:
         self.direction, self.x, self.trace, self.arriving = direction, x, trace, arriving
-        self.received, self.first = _received(direction, arriving)
+        self.received, self.first = received(direction, arriving)
         channels, features = direction.inputs[0].shape
         self.mean, self.hessian = arriving.last[0][0], arriving.last[2]
         self.sent = np.zeros((0, channels, channels))
@@ -288,9 +288,10 @@ class _Backward:
         self.held.insert(0, self.moved[: max(number - self.first, 0)].copy())
 
 
-def _received(direction: Direction, arriving: Arriving) -> tuple[Array, int]:
+def received(direction: Direction, arriving: Arriving) -> tuple[Array, int]:
     """Cov(e_t, e_v) of all steps t and the steps v from the first to the last that receive anything; the first of them."""
-    back, last = direction.order.step, arriving.last[1]
+    channels = direction.channels
+    back, last = direction.order.step, arriving.last[1][:channels, :channels]
     across = _apart(arriving.covariance) if arriving.across is None else arriving.across
     across = across[::back, ::back]
     at = [v for v, own in enumerate(across[range(len(across)), range(len(across))]) if np.any(own)]
