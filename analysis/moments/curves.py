@@ -153,13 +153,19 @@ def _through_dense(seed: Seed, latent: Moments) -> GradientMoments:
         covariance = raw * second_moments(slope * leaning, rho) - pairs(mean)
         np.fill_diagonal(covariance, variance)
     tilted = gradient.second * expectation((slope * xi) ** 2 * leaning) - (gradient.mean * b1) ** 2
-    tilted = np.maximum(tilted - gradient.cancelled * b1**2, 0.0)
+    if gradient.constraint is None:
+        tilted = np.maximum(tilted - gradient.cancelled * b1**2, 0.0)
     hessian = _hessian(seed, tilt, latent)
     if gradient.hessian is not None and hessian is not None and rho is not None:
         tilt = np.sum(hessian * rho * np.sqrt(latent.variance), 1)
-    return GradientMoments(
+    back = GradientMoments(
         mean, variance, covariance, gradient.cancelled * b0**2, tilt, tilted, hessian, skew
     )
+    if gradient.constraint is not None:
+        slopes = b0, b1, expectation(slope * xi**2)
+        back = replace(back, constraint=gradient.constraint.behind(slopes, expectation(seed.end * xi)))
+    # A bias or a factor leaves the standardised value as it is.
+    return replace(back, scale_free=gradient.scale_free) if np.ptp(slope, 0).max() == 0.0 else back
 
 
 def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:

@@ -28,13 +28,13 @@ from .errors import UnknownTransferError
 from .forward_graph import forward_graph
 from .loss import HEADS, output_gradient
 from .quadrature import NODES, Array
-from .site import Backward, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
+from .site import Backward, Batch, Contribution, Operand, Site, arrays_of, batch_axis, example_shape
 from .state import GradientByRows, GradientMoments, GradientSummary, Moments, ParameterGradient
 from .transfer import elementwise, shape, unknown
 from .transfer.linear import static_gemm_backward
 from .transfer.table import MOVES, TABLE
 
-__all__ = ["Assumptions", "Note", "Propagation", "propagate"]
+__all__ = ["Assumptions", "Note", "Propagation", "propagate", "propagate_together"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Propagation:
             the budget, or only the variance of each.
         all_steps: The recurrent layers of which it was carried for all channels of all steps.
         memory: What rules keep from the forward pass for the backward pass.
-        whole: Gradients of tensors that do not depend on the example element by element, where they were asked for.
+        means: Mean gradients of tensors that do not depend on the example, element by element, where they were asked for.
         laws: How many laws of the inputs the gradients are the mean of (see `mixture`).
     """
 
@@ -105,36 +105,85 @@ class Propagation:
     full_covariance: Mapping[ir.Node, bool] = field(default_factory=dict)
     all_steps: frozenset[ir.Node] = frozenset()
     memory: dict[ir.Node, object] = field(default_factory=dict, repr=False)
-    whole: Mapping[ir.Value, ParameterGradient] = field(default_factory=dict, repr=False)
+    means: dict[ir.Value, Array] = field(default_factory=dict, repr=False)
     laws: int = 1
 
-    def site(self, node: ir.Node, operands: tuple[Operand, ...], results: tuple[Moments, ...] = ()) -> Site:
+    def site(
+        self,
+        node: ir.Node,
+        operands: tuple[Operand, ...],
+        results: tuple[Moments, ...] = (),
+        batch: Batch | None = None,
+    ) -> Site:
         """What a rule sees of `node`."""
         full = self.full_covariance.get(node, False)
         every = node in self.all_steps
-        return Site(node, operands, results, self.assumptions.batch_size, full, every, self.memory)
+        return Site(
+            node, operands, results, self.assumptions.batch_size, full, every, batch or Batch(), self.memory
+        )
 
 
-def propagate(gradients: GradientGraph, assumptions: Assumptions, *, whole: bool = False) -> Propagation:
-    """Moments of every value and gradient of `gradients` at the present weights.
+def propagate(gradients: GradientGraph, assumptions: Assumptions) -> Propagation:
+    """Moments of every value and gradient of `gradients` at the present weights."""
+    return propagate_together(gradients, [assumptions])[0]
+
+
+def propagate_together(
+    gradients: GradientGraph, laws: Sequence[Assumptions], *, means: bool = False
+) -> list[Propagation]:
+    """The same for several laws of the inputs, of whose examples every batch holds equally many.
 
     Args:
         gradients: The graph.
-        assumptions: What is taken for granted.
-        whole: Whether to keep each element of the parameters' gradients.
+        laws: What is taken for granted of each; they differ in mean and variance alone.
+        means: Whether to keep each element of the parameters' mean gradients.
     """
     graph, output = forward_graph(gradients)
     nodes = _ancestors(graph, output)
-    plan = covariance_plan(nodes, assumptions.budget)
-    all_steps = all_steps_plan(plan, assumptions.budget)
-    state = Propagation(
-        gradients, assumptions, graph, nodes, output, full_covariance=plan, all_steps=all_steps
-    )
-    drawing = Drawing(nodes, state.values)
+    plan = covariance_plan(nodes, laws[0].budget)
+    all_steps = all_steps_plan(plan, laws[0].budget)
+    states = [
+        Propagation(gradients, law, graph, nodes, output, full_covariance=plan, all_steps=all_steps)
+        for law in laws
+    ]
+    drawings = [Drawing(nodes, state.values) for state in states]
     with np.errstate(all="ignore"):
-        _Forward(state, drawing).run()
-        _Backward(state, drawing, whole).run()
-    return state
+        _forward([_Forward(state, drawing) for state, drawing in zip(states, drawings, strict=True)], nodes)
+        _backward(
+            [_Backward(state, drawing, means) for state, drawing in zip(states, drawings, strict=True)], nodes
+        )
+    return states
+
+
+def _forward(laws: Sequence[_Forward], nodes: Sequence[ir.Node]) -> None:
+    for law in laws:
+        law.start()
+    for node in nodes:
+        inputs = _inputs(node, laws)
+        for law in laws:
+            law.step(node, Batch(inputs))
+
+
+def _backward(laws: Sequence[_Backward], nodes: Sequence[ir.Node]) -> None:
+    for law in laws:
+        law.start()
+    for node in reversed(nodes):
+        inputs = _inputs(node, laws)
+        arrived = [law.gathered(node.outputs[0]) for law in laws] if inputs else []
+        batch = Batch(inputs, tuple(gradient for gradient in arrived if gradient is not None))
+        for law in laws:
+            law.step(node, batch)
+    for law in laws:
+        law.finish()
+
+
+def _inputs(node: ir.Node, laws: Sequence[_Forward] | Sequence[_Backward]) -> tuple[Moments, ...]:
+    """The first input under every law, for the rules that see more of a batch than one law; none where there is but one."""
+    if len(laws) == 1 or not node.inputs or node.op_type not in OF_BATCHES:
+        return ()
+    x = node.inputs[0]
+    values = [] if x is None else [law.values.get(x) for law in laws]
+    return tuple(held for held in values if isinstance(held, Moments))
 
 
 def differentiable_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
@@ -161,16 +210,19 @@ class _Forward:
         self.state, self.values, self.drawing = state, state.values, drawing
         self.latents: dict[str, ir.Value] = {}
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """The inputs."""
         for spec in self.state.gradients.source.inputs:
             value = next((v for v in self.state.graph.inputs if v.name == spec.name), None)
             if value is not None:
                 self.values[value] = self._input(value)
-        for node in self.state.nodes:
-            for value, moments in zip(node.outputs, self._node(node), strict=False):
-                self.values[value] = moments
-            self.drawing.note_root(node)
-            _release_weights(node, self.values)
+
+    def step(self, node: ir.Node, batch: Batch) -> None:
+        """What a node makes of its inputs."""
+        for value, moments in zip(node.outputs, self._node(node, batch), strict=False):
+            self.values[value] = moments
+        self.drawing.note_root(node)
+        _release_weights(node, self.values)
 
     def _input(self, value: ir.Value) -> Moments:
         shape = example_shape(value)
@@ -187,7 +239,7 @@ class _Forward:
             self.values[value] = value.const_value.numpy()
         return self.values[value]
 
-    def _node(self, node: ir.Node) -> Sequence[Operand]:
+    def _node(self, node: ir.Node, batch: Batch) -> Sequence[Operand]:
         operands = tuple(self._operand(value) for value in differentiable_inputs(node))
         if node.op_type == "CastLike":  # its second input gives a type only
             return [_cast(node, operands[0])]
@@ -197,7 +249,7 @@ class _Forward:
         if node.op_type == "Dropout" and isinstance(operands[0], np.ndarray):
             # What is dropped varies, even from something that does not: masks of whole channels are made so.
             operands = (Moments(operands[0][0], np.zeros(operands[0].shape[1:])), *operands[1:])
-        site = self.state.site(node, operands)
+        site = self.state.site(node, operands, batch=batch)
         try:
             if not site.varying:
                 return evaluate_node(node, arrays_of(operands))
@@ -254,16 +306,17 @@ class _Forward:
 class _Backward:
     """Gradients, from the output to the inputs and parameters."""
 
-    def __init__(self, state: Propagation, drawing: Drawing, whole: bool) -> None:
+    def __init__(self, state: Propagation, drawing: Drawing, means: bool) -> None:
         self.state, self.values, self.drawing = state, state.values, drawing
         self.plain: dict[ir.Value, GradientMoments] = {}
         self.seeds: dict[ir.Value, dict[int, Seed]] = defaultdict(dict)
         self.by_name = {value.name: value for value in state.values}
         self.trained = _made_of_parameters(state)
-        self.keeps_whole, self.read_once = whole, set() if whole else _read_once(state)
+        self.keeps_means, self.read_once = means, set() if means else _read_once(state)
         self.shared: dict[ir.Value, ParameterGradient] = {}
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """The gradient of the output."""
         output = self.state.output
         moments = self.values[output]
         assert isinstance(moments, Moments)
@@ -271,20 +324,33 @@ class _Backward:
             self.state.gradients.loss, moments, self.state.assumptions.label_frequencies
         )
         self._note_unlisted_loss(output)
-        for node in reversed(self.state.nodes):
-            self._node(node)
-            for value in node.outputs:
-                self.plain.pop(value, None)
-                self.seeds.pop(value, None)
-                self._forget_pairs(value)
-            self.drawing.forget(node.outputs)
-            _release_weights(node, self.values)
+
+    def step(self, node: ir.Node, batch: Batch) -> None:
+        """What a node's inputs receive."""
+        self._node(node, batch)
+        for value in node.outputs:
+            self.plain.pop(value, None)
+            self.seeds.pop(value, None)
+            self._forget_pairs(value)
+        self.drawing.forget(node.outputs)
+        _release_weights(node, self.values)
+
+    def gathered(self, value: ir.Value) -> GradientMoments | None:
+        """What has arrived at a tensor whose chains end here, added up once."""
+        total = self._settle(value)
+        if total is not None:
+            self.plain[value] = total
+            self.seeds.pop(value, None)
+        return total
+
+    def finish(self) -> None:
+        """What is kept of the inputs and parameters."""
         for value in list(self.values):
             if value.producer() is None and isinstance(self.values[value], Moments):
                 self._settle(value)
         self.state.shared.update((value, gradient.summary()) for value, gradient in self.shared.items())
-        if self.keeps_whole:
-            self.state.whole = self.shared
+        if self.keeps_means:
+            self.state.means.update((value, gradient.mean) for value, gradient in self.shared.items())
 
     def _forget_pairs(self, value: ir.Value) -> None:
         """At all lags they take most of the memory, and no gradient asks for them behind the value's own node."""
@@ -298,7 +364,7 @@ class _Backward:
             text = f"the loss {name} is none whose gradient is known; it is taken as the mean square's"
             self.state.notes.append(Note(producer, text))
 
-    def _node(self, node: ir.Node) -> None:
+    def _node(self, node: ir.Node, batch: Batch) -> None:
         inputs = differentiable_inputs(node)
         operands = tuple(None if value is None else self.values[value] for value in inputs)
         results = tuple(self.values.get(value) for value in node.outputs)
@@ -309,7 +375,7 @@ class _Backward:
         elif self._is_on_curve(node.outputs[0]):
             self._curve(node, operands)
         else:
-            self._transfer(node, operands, results)
+            self._transfer(node, operands, results, batch)
 
     def _is_on_curve(self, value: ir.Value) -> bool:
         moments = self.values[value]
@@ -336,12 +402,14 @@ class _Backward:
         for value, contribution in zip(node.inputs, received, strict=False):
             self._add(value, contribution)
 
-    def _transfer(self, node: ir.Node, operands: tuple[Operand, ...], results: Sequence[Operand]) -> None:
+    def _transfer(
+        self, node: ir.Node, operands: tuple[Operand, ...], results: Sequence[Operand], batch: Batch
+    ) -> None:
         gradients = [self._settle(value) for value in node.outputs]
         if all(gradient is None for gradient in gradients):
             return
         moments = tuple(result for result in results if isinstance(result, Moments))
-        site = self.state.site(node, operands, moments)
+        site = self.state.site(node, operands, moments, batch)
         for value, contribution in zip(
             differentiable_inputs(node), self._rule(site)(site, gradients), strict=False
         ):
@@ -524,6 +592,9 @@ def _broadcast_shape(site: Site) -> tuple[int, ...]:
     except ValueError as error:
         raise UnknownTransferError("its operands have the batch on different axes") from error
 
+
+OF_BATCHES = ("BatchNormalization", "Gemm", "MatMul")
+"""Ops whose rules see what a node receives under every law of the inputs."""
 
 REORDERED = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 """Ops that keep every element of their first input, once each."""

@@ -1,16 +1,16 @@
 """Gradients of a network that gathers its examples into groups, from several normal laws that make up that of its inputs.
 
-Every layer takes what it receives as normal. LayerNormalization brings each example to one norm, and training gathers what
-lies there around few centres: between them, where a normal law puts many examples, there are hardly any, and gradients are
-largest. So the input is taken apart, x = a + e with a ~ N(mean, s variance) and e ~ N(0, (1 - s) variance). Given a, each
-layer is nearer to a normal law, and over draws of a moments add up (Gaussian sums: Alspach and Sorenson 1972; the law of total
-expectation), with G the gradient of one example and M_a = E[G | a]:
+Every layer takes what it receives as normal. Training gathers examples around few centres: between them, where a normal law
+puts many, there are hardly any, and gradients are largest. So the input is taken apart, x = a + e with a ~ N(mean, s variance)
+and e ~ N(0, (1 - s) variance). Given a, each layer is nearer to a normal law, and over draws of a moments add up (Gaussian
+sums: Alspach and Sorenson 1972; the law of total expectation), with G the gradient of one example and M_a = E[G | a]:
 
     E G^2 = E_a E[G^2 | a]          (E G)^2 = E M_a M_b of independent a and b, without bias from few draws
 
-Nothing is executed: what is propagated are the moments given a. Weights that were drawn and not trained need one law alone.
-Training shows in outputs that differ from example to example, or in a weight `[n, m]` with a singular value beyond those of
-independent elements, deviation (sqrt n + sqrt m) (Bai and Yin 1993; Martin and Mahoney 2021).
+Nothing is executed: what is propagated are the moments given a. Batch normalisation takes its statistics over all laws, which
+are therefore followed together, and couples their gradients (`constraint`). Weights that were drawn and not trained need one
+law alone. Training shows in outputs that differ from example to example, or in a weight `[n, m]` with a singular value beyond
+those of independent elements, deviation (sqrt n + sqrt m) (Bai and Yin 1993; Martin and Mahoney 2021).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from ...graph.gradients.normalization import BATCH_STATISTICS
 from .blocks import aligned, mean_square
 from .budget import propagation_seconds
 from .elementwise_op import is_floating
-from .engine import Assumptions, Propagation, propagate
+from .engine import Assumptions, Propagation, propagate_together
 from .quadrature import Array
-from .state import GradientSummary, Moments, ParameterGradient
+from .state import GradientSummary, Moments
 
 __all__ = ["LAWS", "gathers_examples", "mixed", "of_laws"]
 
@@ -37,8 +38,8 @@ LAWS = 16
 _SHARE = 0.75
 """Share of the variance that a has."""
 
-_MAX_WEIGHTS = 4_000_000
-"""Elements of all parameters beyond which their gradients, held as means and variances, would take much memory."""
+_MAX_NUMBERS = 100_000_000
+"""Numbers that may be held at once: parameters' gradients and covariances, under all laws that are followed together."""
 
 _DECIDED = 1.0
 """Variance of the outputs about their mean from which on a softmax is no longer nearly linear."""
@@ -47,6 +48,9 @@ _BEYOND = 1.15
 """Largest singular value of a weight over that of independent elements from which on it was trained; of small matrices that
 were not, it is up to 1.06.
 """
+
+_NOTHING = float(np.finfo(np.float64).eps)
+"""Share of the mean square under several laws that is none under one."""
 
 _PRODUCTS = 30
 """Products with a weight that find its largest singular value."""
@@ -61,9 +65,10 @@ def mixed(state: Propagation) -> Propagation:
 
 
 def gathers_examples(state: Propagation) -> bool:
-    """Whether one law is not enough: examples are vectors, normalised each by itself, and the network was trained."""
-    normalised = any(node.op_type == "LayerNormalization" for node in state.nodes)
-    return normalised and _dense_input(state) is not None and (_decides(state) or _has_learned(state))
+    """Whether one law is not enough: examples are vectors, the network was trained, and every op of it has a rule."""
+    if _dense_input(state) is None or any(note.is_unknown for note in state.notes):
+        return False
+    return _decides(state) or _has_learned(state)
 
 
 def of_laws(state: Propagation, pairs: Sequence[tuple[Assumptions, Assumptions]]) -> Propagation:
@@ -73,15 +78,22 @@ def of_laws(state: Propagation, pairs: Sequence[tuple[Assumptions, Assumptions]]
         state: By one law.
         pairs: Laws; those of different pairs are independent draws.
     """
-    total = _Total(len(pairs))
-    for pair in pairs:
-        total.add([propagate(state.gradients, law, whole=True) for law in pair])
+    total, laws = _Total(len(pairs)), [law for pair in pairs for law in pair]
+    together = [laws] if _normalises_batches(state) else pairs
+    for some in together:
+        states = propagate_together(state.gradients, some, means=True)
+        for first, second in zip(states[::2], states[1::2], strict=True):
+            total.add([first, second])
     return replace(
         state,
         arrived={value: total.arrived(value, held) for value, held in state.arrived.items()},
         shared={value: total.shared(value, held) for value, held in state.shared.items()},
         laws=sum(len(pair) for pair in pairs),
     )
+
+
+def _normalises_batches(state: Propagation) -> bool:
+    return any(BATCH_STATISTICS in node.metadata_props for node in state.nodes)
 
 
 def _dense_input(state: Propagation) -> ir.Value | None:
@@ -124,8 +136,11 @@ def _moments(state: Propagation, value: ir.Value) -> Moments:
 
 def _fits(state: Propagation) -> bool:
     seconds = propagation_seconds(state.values, state.full_covariance, state.all_steps)
-    weights = sum(state.gradients.source.sizes.values())
-    return LAWS * seconds <= state.assumptions.budget and weights <= _MAX_WEIGHTS
+    moments = [value for value in state.values.values() if isinstance(value, Moments)]
+    numbers = sum(each.covariance.size for each in moments if each.covariance is not None)
+    numbers += sum(state.gradients.source.sizes.values())
+    together = LAWS if _normalises_batches(state) else 2
+    return LAWS * seconds <= state.assumptions.budget and together * numbers <= _MAX_NUMBERS
 
 
 def _laws(state: Propagation, value: ir.Value) -> Iterator[tuple[Assumptions, Assumptions]]:
@@ -156,9 +171,9 @@ class _Total:
             for value, summary in (*state.arrived.items(), *state.shared.items()):
                 self.second[value.name] += share * (summary.means + summary.variances)
                 self.largest[value.name] = float(np.maximum(self.largest[value.name], summary.largest))
-        whole = [{value.name: gradient for value, gradient in state.whole.items()} for state in states]
-        for name in whole[0]:
-            mean = _mean([gradients[name] for gradients in whole]) / self.pairs
+        means = [{value.name: mean for value, mean in state.means.items()} for state in states]
+        for name in means[0]:
+            mean = np.mean([gradients[name] for gradients in means], 0) / self.pairs
             self.means[name] = self.means.get(name, 0.0) + mean
             self.squares[name] += float(np.sum(mean**2))
 
@@ -170,13 +185,9 @@ class _Total:
 
     def shared(self, value: ir.Value, held: GradientSummary) -> GradientSummary:
         """Of a tensor that does not."""
-        if value.name not in self.means:
-            return held
+        if value.name not in self.means or held.mean_square(1) <= _NOTHING * self.second[value.name]:
+            return held  # what is 0 in every batch need not be so under every law
         second, squares = self.second[value.name], self.squares[value.name]
         coherent = (float(np.sum(self.means[value.name] ** 2)) - squares) * self.pairs / (self.pairs - 1)
         means = float(np.clip(coherent, 0.0, second))
         return GradientSummary(means, second - means, self.largest[value.name], held.size)
-
-
-def _mean(gradients: Sequence[ParameterGradient]) -> Array:
-    return np.asarray(np.mean([gradient.mean for gradient in gradients], 0))

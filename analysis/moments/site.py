@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import onnx_ir as ir
 
 from ...graph.gradients.engine import DIFFERENTIATES
+from .constraint import Constraint
 from .curves import Seed
 from .errors import UnknownTransferError
 from .quadrature import Array
@@ -16,6 +17,7 @@ from .state import GradientByRows, GradientMoments, Moments, ParameterGradient
 
 __all__ = [
     "Backward",
+    "Batch",
     "Contribution",
     "Operand",
     "Site",
@@ -36,6 +38,33 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What a node receives under each law that the examples of a batch follow.
+
+    Attributes:
+        inputs: Its first input; none where there is but one law.
+        gradients: The gradient of its output, on the way back.
+        kept: What its rule works out once for all laws.
+    """
+
+    inputs: tuple[Moments, ...] = ()
+    gradients: tuple[GradientMoments, ...] = ()
+    kept: dict[str, object] = field(default_factory=dict)
+
+    def once(self, name: str, result: Callable[[], T]) -> T:
+        """What is the same for all laws, worked out for the first that asks."""
+        if name not in self.kept:
+            self.kept[name] = result()
+        return cast(T, self.kept[name])
+
+    @property
+    def constraints(self) -> list[Constraint]:
+        """On the gradients; empty where not all of them have one."""
+        known = [g.constraint for g in self.gradients if g.constraint is not None]
+        return known if len(known) == len(self.inputs) else []
+
+
+@dataclass(frozen=True)
 class Site:
     """One forward node.
 
@@ -46,6 +75,7 @@ class Site:
         batch_size: Examples in a batch.
         full_covariance: Whether the covariance between channels is carried through it.
         all_steps: Whether, through a recurrent layer, that of all channels of all steps is.
+        batch: What it receives under every law of the inputs.
         memory: What the forward pass of a rule keeps for its backward pass, by node.
         notes: Approximations that rules have made here, in words.
     """
@@ -56,6 +86,7 @@ class Site:
     batch_size: int
     full_covariance: bool = False
     all_steps: bool = False
+    batch: Batch = field(default_factory=Batch)
     memory: dict[ir.Node, object] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

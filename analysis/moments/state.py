@@ -20,6 +20,7 @@ import numpy as np
 from .autocovariance import Autocovariance
 from .blocks import blocks_of, each, one_of, repeats
 from .channel_covariance import ChannelCovariance
+from .constraint import Constraint
 from .flattened import Flattened, Projected
 from .quadrature import Array
 from .steps import Steps
@@ -227,6 +228,7 @@ class GradientMoments:
         projected: It as the product of a weight and a gradient of few elements, where it is known to be one.
         scale_free: Of which channels a normalisation behind takes out the scale, so that over a batch and its positions the sum
             of gradient x value is 0, `[C]`. None counts as none.
+        constraint: What batch normalisation behind takes from sums over a batch, where the inputs follow several laws.
     """
 
     mean: Array
@@ -246,6 +248,7 @@ class GradientMoments:
     channel_hessian: ChannelCovariance | None = None
     projected: Projected | None = None
     scale_free: Array | None = None
+    constraint: Constraint | None = None
 
     @property
     def second(self) -> Array:

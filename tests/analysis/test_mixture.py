@@ -21,16 +21,22 @@ from .conftest import TextGraph
 INPUTS, WIDTH, CLASSES = 12, 32, 10
 
 
-def _gathering(depth: int = 4, norm: bool = True, head: float = 8.0) -> nn.Sequential:
+def _gathering(
+    depth: int = 4,
+    norm: type[nn.Module] | None = nn.LayerNorm,
+    head: float = 8.0,
+    gain: float = 1.0,
+    bias: bool = False,
+) -> nn.Sequential:
     """Every layer brings what is near one of its codes nearer to one of the next layer's, as training teaches classifiers."""
     torch.manual_seed(0)
     codes = [torch.randn(CLASSES, n) for n in (INPUTS, *[WIDTH] * depth)]
     layers: list[nn.Module] = []
     for before, after in pairwise(codes):
-        layer = nn.Linear(before.shape[1], WIDTH, bias=False)
+        layer = nn.Linear(before.shape[1], WIDTH, bias=bias)
         weight = torch.randn(layer.weight.shape) / before.shape[1] ** 0.5 + after.T @ before / before.shape[1]
-        layer.weight = nn.Parameter(weight)
-        layers += [layer, *([nn.LayerNorm(WIDTH)] if norm else []), nn.Tanh()]
+        layer.weight = nn.Parameter(gain * weight)
+        layers += [layer, *([norm(WIDTH)] if norm else []), nn.Tanh()]
     last = nn.Linear(WIDTH, CLASSES)
     last.weight = nn.Parameter(head * codes[-1] / WIDTH)
     return nn.Sequential(*layers, last)
@@ -42,8 +48,13 @@ def _rms(state: Propagation, module: nn.Module) -> dict[str, float]:
     return {name: by_name[name].mean_square(size) ** 0.5 for name, _ in module.named_parameters()}
 
 
-def test_gathered_examples_need_more_than_one_law() -> None:
-    module = _gathering()
+@pytest.mark.parametrize(
+    ("depth", "norm", "gain"), [(4, nn.LayerNorm, 1.0), (8, nn.BatchNorm1d, 1.0), (8, None, 2.0)]
+)
+def test_gathered_examples_need_more_than_one_law(
+    depth: int, norm: type[nn.Module] | None, gain: float
+) -> None:
+    module = _gathering(depth, norm, gain=gain)
     graph = gradient_graph(module, (INPUTS,))
     by_one = _rms(propagate(graph, Assumptions()), module)
     by_several = {entry.tensor: entry.grad_rms for entry in analyse(graph).profile}
@@ -69,7 +80,7 @@ def test_laws_that_are_alike_give_what_one_gives() -> None:
 
 
 def test_laws_of_hardly_any_variance_give_the_mean_over_their_inputs() -> None:
-    module, size = _gathering(2, norm=False), 4
+    module, size = _gathering(2, norm=None), 4
     points = torch.randn(3, 2, INPUTS, generator=torch.Generator().manual_seed(1))
     state = propagate(gradient_graph(module, (INPUTS,)), Assumptions(batch_size=size))
     laws = [
@@ -91,7 +102,35 @@ def test_laws_of_hardly_any_variance_give_the_mean_over_their_inputs() -> None:
         assert predicted[name] == pytest.approx(expected, rel=1e-3), name
 
 
-def test_only_trained_networks_with_normalised_vectors_take_several_laws() -> None:
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_batch_of_few_inputs_is_normalised_over_all_of_them(behind: bool) -> None:
+    """Normalised before the activation or behind it; statistics are those of all laws, and the gradients' sums are 0."""
+    module, size = _gathering(3, nn.BatchNorm1d, bias=True), 64
+    if behind:
+        for index in range(1, 9, 3):
+            module[index], module[index + 1] = module[index + 1], module[index]
+    for layer in module[::3]:
+        nn.init.normal_(layer.bias)
+    points = torch.randn(32, INPUTS, generator=torch.Generator().manual_seed(1))
+    state = propagate(gradient_graph(module, (INPUTS,)), Assumptions(batch_size=size))
+    laws = [replace(state.assumptions, mean=point.double().numpy(), variance=1e-10) for point in points]
+    predicted = _rms(of_laws(state, list(zip(laws[::2], laws[1::2], strict=True))), module)
+    generator, squares = torch.Generator().manual_seed(2), dict.fromkeys(predicted, 0.0)
+    for _ in range(100):
+        module.zero_grad()
+        picks = torch.randint(len(points), (size,), generator=generator)
+        labels = torch.randint(CLASSES, (size,), generator=generator)
+        nn.functional.cross_entropy(module(points[picks]), labels).backward()
+        for name, parameter in module.named_parameters():
+            squares[name] += parameter.grad.double().square().mean().item() / 100
+    for name, square in squares.items():
+        if not behind and name in ("0.bias", "3.bias", "6.bias"):
+            assert predicted[name] == 0.0
+        else:
+            assert predicted[name] == pytest.approx(square**0.5, rel=0.15), name
+
+
+def test_only_trained_networks_of_vectors_take_several_laws() -> None:
     def laws(module: nn.Module, *shape: int) -> int:
         return mixed(propagate(gradient_graph(module, shape), Assumptions())).laws
 
@@ -108,7 +147,7 @@ def test_only_trained_networks_with_normalised_vectors_take_several_laws() -> No
     with torch.no_grad():
         learned[3].weight += 0.1
     assert laws(learned, INPUTS) == LAWS
-    assert laws(_gathering(2, norm=False), INPUTS) == 1
+    assert laws(_gathering(2, norm=None), INPUTS) == LAWS
     tokens = nn.Sequential(*_gathering(2)[:-1], nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES))
     assert laws(tokens, 3, INPUTS) == 1
 

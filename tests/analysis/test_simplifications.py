@@ -29,7 +29,8 @@ def said(graph: GradientGraph) -> dict[str, str]:
 )  # fmt: skip
 def test_simplifications(text_graph: TextGraph, body: str, op: str, expected: str) -> None:
     shapes: Mapping[str, tuple[int, int]] = {"a": (16, 16), "b": (16, 10), "wide": (32, 10)}
-    graph = text_graph(body, **{name: shape for name, shape in shapes.items() if f" {name})" in body})
+    shapes = {name: shape for name, shape in shapes.items() if f" {name})" in body}
+    graph = text_graph(body, gain=0.5, **shapes)
     messages = said(graph)
     assert list(messages) == [op]
     assert messages[op].startswith(expected)
@@ -44,14 +45,13 @@ def test_simplifications(text_graph: TextGraph, body: str, op: str, expected: st
     ids=["plain", "functions of one tensor"],
 )
 def test_what_is_followed_in_full_is_not_noted(text_graph: TextGraph, body: str) -> None:
-    assert said(text_graph(body, a=(16, 16), b=(16, 10))) == {}
+    assert said(text_graph(body, gain=0.5, a=(16, 16), b=(16, 10))) == {}
 
 
 def test_one_note_for_all_nodes_of_a_kind(text_graph: TextGraph) -> None:
     body = "h = MatMul(x, a) s = Add(h, x) g = MatMul(s, c) t = Add(g, s) y = MatMul(t, b)"
-    (note,) = (
-        f for f in analyse(text_graph(body, a=(16, 16), b=(16, 10), c=(16, 16))).findings if f.code == "GF901"
-    )
+    graph = text_graph(body, gain=0.5, a=(16, 16), b=(16, 10), c=(16, 16))
+    (note,) = (finding for finding in analyse(graph).findings if finding.code == "GF901")
     assert "and 1 more: its summands" in note.message
     assert note.evidence["nodes"] == ["Add_1", "Add_3"]
 

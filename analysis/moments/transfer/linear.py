@@ -9,7 +9,7 @@ the gradient back. The weight's gradient is a sum over the batch of dy x', for w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from ....graph.mapping import release
 from .. import norm_spread
 from ..blocks import blocks_of, multiplier, product
+from ..constraint import Constraint, over_all_laws
 from ..errors import UnknownTransferError
 from ..flattened import Flattened, Projected
 from ..quadrature import Array
@@ -45,7 +46,7 @@ def gemm_backward(site: Site, gradients: Sequence[GradientMoments | None]) -> Se
     dweight = _weight_gradient(site, dy, weight).scaled(site.attribute("alpha", 1.0))
     dbias = None
     if site.is_static(2):
-        total = summed(dy) if dy.mean.ndim > 1 else ParameterGradient(dy.mean, dy.total)
+        total = summed(dy) if dy.mean.ndim > 1 else _of_bias(site, dy)
         total, shape = total.scaled(site.attribute("beta", 1.0)), site.array(2).shape
         dbias = ParameterGradient(total.mean.reshape(shape), total.variance.reshape(shape))
     turned = dweight.transposed if site.attribute("transB", 0) else dweight
@@ -138,7 +139,13 @@ def _transposed(site: Site, dy: GradientMoments, weight: Array) -> GradientMomen
     small = full and len(weight) <= COVARIANCE_LIMIT
     hessian = weight @ dy.hessian @ weight.T if dy.hessian is not None and small else None
     return GradientMoments(
-        back.mean, back.variance, back.covariance, cancelled, np.zeros(back.mean.shape), hessian=hessian
+        back.mean,
+        back.variance,
+        back.covariance,
+        cancelled,
+        np.zeros(back.mean.shape),
+        hessian=hessian,
+        constraint=_constraint(site, dy, weight, back.variance),
     )
 
 
@@ -169,6 +176,8 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
     deviation = np.sqrt(site.y.variance)
     curvature = np.divide(dy.tilt, deviation, out=np.zeros(deviation.shape), where=deviation > 0)
     moved = _moved(x, dy, weight, curvature)
+    if site.batch.inputs:
+        return _of_law(site, dy, weight, moved(slice(None)))
 
     def mean(part: slice) -> Array:
         result = moved(part)
@@ -195,6 +204,70 @@ def _weight_gradient(site: Site, dy: GradientMoments, weight: Array) -> Paramete
         return float(means), variances
 
     return GradientByRows(weight.shape, rows, sums)
+
+
+def _of_bias(site: Site, dy: GradientMoments) -> ParameterGradient:
+    constraints = site.batch.constraints
+    if dy.constraint is None or not constraints:
+        return ParameterGradient(dy.mean, dy.total)
+    one, none = np.ones(len(dy.mean)), np.zeros(len(dy.mean))
+    shared = site.batch.once(
+        "of a bias", lambda: over_all_laws(constraints, [(one, none)] * len(constraints))
+    )
+    mean, variance = dy.constraint.taken(one, none, shared)
+    return ParameterGradient(dy.mean - mean, np.maximum(dy.variance - variance, 0.0))
+
+
+def _of_law(site: Site, dy: GradientMoments, weight: Array, moved: Array) -> ParameterGradient:
+    """Under one of several laws, less what a batch normalisation behind takes from it."""
+    x, constraints = site.x, site.batch.constraints
+    mean = moved + np.outer(x.mean, dy.mean)
+    if dy.constraint is None or not constraints or not dy.constraint.is_own:
+        # Of what is normalised further behind, the mean of x over all laws is cancelled.
+        cancelled = np.outer(_batch_mean(site) ** 2, dy.variance - dy.total)
+        variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.variance) - cancelled
+        return ParameterGradient(mean, np.maximum(variance, 0.0))
+
+    def values() -> Iterator[tuple[Array, Array]]:
+        for each in site.batch.inputs:
+            yield each.mean[:, None], _tied(each, weight)
+
+    shared = site.batch.once("of the weight", lambda: over_all_laws(constraints, values()))
+    taken = dy.constraint.taken(x.mean[:, None], _tied(x, weight), shared)
+    variance = np.outer(x.variance, dy.second) + np.outer(x.mean**2, dy.variance)
+    return ParameterGradient(mean - taken[0], np.maximum(variance - taken[1], 0.0))
+
+
+def _tied(x: Moments, weight: Array) -> Array:
+    """Cov(x, xi) with xi the standardised output, `[n, m]`."""
+    spread = _spread(x, weight)
+    deviation = np.sqrt(np.sum(weight * spread, 0))
+    return np.asarray(np.divide(spread, deviation, out=np.zeros_like(spread), where=deviation > 0))
+
+
+def _batch_mean(site: Site) -> Array:
+    return np.asarray(np.mean([x.mean for x in site.batch.inputs], 0))
+
+
+def _constraint(site: Site, dy: GradientMoments, weight: Array, variance: Array) -> Constraint | None:
+    """On what x receives, `[n]` of this variance, of a batch normalisation of y."""
+    held = dy.constraint
+    if held is None or not held.is_own or dy.scale_free is None:
+        return None
+    apart = product(dy.variance, weight.T, square=True)
+    share = np.divide(variance, apart, out=np.zeros_like(apart), where=apart > 0)
+    factor, one, none = held.slopes[0], np.ones(len(weight)), np.zeros(len(weight))
+    scale = held.gain * np.sqrt(site.y.variance)
+    inverse = np.divide(held.tied[:, 0], scale, out=np.zeros_like(scale), where=scale > 0)
+    return Constraint(
+        (weight * (factor * held.means[0][:, 0]), weight * (factor * held.means[1][:, 0])),
+        weight**2 * dy.variance * share[:, None],
+        held.level.T,
+        held.square.T,
+        _spread(site.x, weight) * inverse,
+        (one, none, one),
+        np.sqrt(site.x.variance),
+    )
 
 
 def _moved(x: Moments, dy: GradientMoments, weight: Array, curvature: Array) -> Callable[[slice], Array]:

@@ -21,6 +21,7 @@ from ....graph.gradients.normalization import BATCH_STATISTICS
 from ..autocovariance import Autocovariance
 from ..blocks import each
 from ..channel_covariance import ChannelCovariance
+from ..constraint import Constraint, over_all_laws
 from ..errors import UnknownTransferError
 from ..quadrature import Array
 from ..site import Contribution, Site
@@ -64,36 +65,64 @@ def batch_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     """The formula above, and sums over the batch and its positions for gamma and beta."""
     assert gradients[0] is not None
     dy, x = gradients[0].narrow, site.x.narrow
-    mean, std = _batch_statistics(site)
-    slope = _column(site.array(1), x) / std
-    xhat = (x.mean - mean) / std, np.sqrt(x.variance) / std
-    tilt = dy.mean * xhat[0] + dy.tilt * xhat[1]
-    tilted_total, count = sum_with_standardised(dy, x), site.x.mean[0].size
+    statistics = _batch_statistics(site)
+    slope = _column(site.array(1), x) / statistics[1]
+    tilt, tilted_total = _tilt(x, dy, statistics), _sum_with_standardised(x, dy, statistics)
+    count = site.x.mean[0].size
     if dy.scale_free is not None:  # sum dy xhat = -beta / gamma sum dy
         ratio = site.array(2) * _inverse(site.array(1))
         tilted_total = np.where(dy.scale_free, ratio**2 * dy.total, tilted_total)
     dgamma = ParameterGradient(count * mean_over_positions(tilt).reshape(-1), tilted_total)
     dbeta = ParameterGradient(count * mean_over_positions(dy.mean).reshape(-1), dy.total)
+    if site.batch.constraints:
+        dgamma, dbeta = _of_law(site, dy, tilt, tilted_total, statistics)
     if BATCH_STATISTICS not in site.node.metadata_props:
         back = rescaled(dy, slope)
     else:
-        back = _projected(site, (x, dy), slope, tilt, tilted_total, xhat)
+        back = _projected(site, (x, dy), statistics, slope, tilted_total)
     return back.repeated(site.x.shape), dgamma, dbeta
+
+
+def _of_law(
+    site: Site, dy: GradientMoments, tilt: Array, tilted_total: Array, statistics: tuple[Array, Array]
+) -> tuple[ParameterGradient, ParameterGradient]:
+    """Gradients of gamma and beta under one of several laws, less what another normalisation behind takes from them."""
+    constraints, own = site.batch.constraints, dy.constraint
+    assert own is not None
+    standardised = [_standardised(x, statistics) for x in site.batch.inputs]
+    constant = np.ones(len(dy.mean)), np.zeros(len(dy.mean))
+    of_gamma = site.batch.once("of gamma", lambda: over_all_laws(constraints, standardised))
+    of_beta = site.batch.once("of beta", lambda: over_all_laws(constraints, [constant] * len(constraints)))
+    from_gamma, from_beta = (
+        own.taken(*_standardised(site.x, statistics), of_gamma),
+        own.taken(*constant, of_beta),
+    )
+    return (
+        ParameterGradient(tilt - from_gamma[0], np.maximum(tilted_total - from_gamma[1], 0.0)),
+        ParameterGradient(dy.mean - from_beta[0], np.maximum(dy.variance - from_beta[1], 0.0)),
+    )
+
+
+def _standardised(x: Moments, statistics: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Mean and standard deviation of xhat."""
+    return (x.mean - statistics[0]) / statistics[1], np.sqrt(x.variance) / statistics[1]
 
 
 def _projected(
     site: Site,
     tensors: tuple[Moments, GradientMoments],
+    statistics: tuple[Array, Array],
     slope: Array,
-    tilt: Array,
     tilted_total: Array,
-    xhat: tuple[Array, Array],
 ) -> GradientMoments:
     (x, dy), count = tensors, site.x.mean[0].size
-    along, batch = mean_over_positions(tilt), site.batch_size * count**2
-    lost = (_column(tilted_total / batch, x) + along**2) * mean_over_positions(xhat[1] ** 2)
+    xhat = _standardised(x, statistics)
+    centre, along = _batch_means(site, tensors, statistics)
+    batch = site.batch_size * count**2
+    lost = 2.0 * along * mean_over_positions(dy.tilt * xhat[1])
+    lost += (_column(tilted_total / batch, x) - along**2) * mean_over_positions(xhat[1] ** 2)
     centring = _column(dy.total / batch, x)
-    mean = dy.mean - mean_over_positions(dy.mean) - along * xhat[0]
+    mean = dy.mean - centre - along * xhat[0]
     variance = np.maximum(dy.variance - centring - lost, 1e-3 * dy.variance)
     covariance = lags = channels = by_lags = None
     if x.mean.ndim > 1:
@@ -114,7 +143,36 @@ def _projected(
     back = rescaled(centred, slope * _small_batch(site.batch_size * count))
     # Over a batch and its positions the gradient now sums to 0.
     cancelled = back.variance if back.lags is None else count * back.lags.total()
-    return replace(back, cancelled=cancelled, scale_free=np.ones(len(x.mean), bool))
+    back = replace(back, cancelled=cancelled, scale_free=np.ones(len(x.mean), bool))
+    if not site.batch.inputs or x.mean.ndim > 1:
+        return back
+    square = xhat[0] ** 2 + xhat[1] ** 2
+    pull = slope * (_tilt(x, dy, statistics) - centre * xhat[0] - along * square)
+    return replace(back, constraint=_own_constraint(x, back, xhat, pull))
+
+
+def _own_constraint(x: Moments, dx: GradientMoments, xhat: tuple[Array, Array], pull: Array) -> Constraint:
+    """On the gradient of what is normalised, under one of several laws, with E[dx xhat] = pull."""
+    one, none, deviation = np.ones(len(pull)), np.zeros(len(pull)), np.sqrt(x.variance)
+    columns = (dx.mean, pull, dx.variance, xhat[0], xhat[0] ** 2 + xhat[1] ** 2, deviation * xhat[1])
+    mean, pull, variance, level, square, tied = (column[:, None] for column in columns)
+    return Constraint((mean, pull), variance, level, square, tied, (one, none, one), deviation)
+
+
+def _batch_means(
+    site: Site, tensors: tuple[Moments, GradientMoments], statistics: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """<dy> and <dy xhat> over a batch and its positions."""
+    laws = list(zip(site.batch.inputs, site.batch.gradients, strict=True)) or [tensors]
+    centre = np.mean([mean_over_positions(dy.mean) for _, dy in laws], 0)
+    along = np.mean([mean_over_positions(_tilt(x, dy, statistics)) for x, dy in laws], 0)
+    return centre, along
+
+
+def _tilt(x: Moments, dy: GradientMoments, statistics: tuple[Array, Array]) -> Array:
+    """E[dy xhat] of each element."""
+    tilt = dy.mean * (x.mean - statistics[0]) + dy.tilt * np.sqrt(x.variance)
+    return np.asarray(tilt / statistics[1])
 
 
 def instance_norm_forward(site: Site) -> Sequence[Moments]:
@@ -138,7 +196,9 @@ def instance_norm_backward(site: Site, gradients: Sequence[GradientMoments | Non
     tilted_total, count = sum_with_standardised(dy, centred), site.x.mean[0].size
     dgamma = ParameterGradient(count * mean_over_positions(tilt).reshape(-1), tilted_total)
     dbeta = ParameterGradient(count * mean_over_positions(dy.mean).reshape(-1), dy.total)
-    back = _projected(replace(site, batch_size=1), (centred, dy), slope, tilt, tilted_total, xhat)
+    back = _projected(
+        replace(site, batch_size=1), (centred, dy), (np.zeros_like(std), std), slope, tilted_total
+    )
     return back.repeated(site.x.shape), dgamma, dbeta
 
 
@@ -164,6 +224,16 @@ def _inverse(gamma: Array) -> Array:
     return np.divide(1.0, gamma, out=np.zeros(gamma.shape), where=gamma != 0)
 
 
+def _sum_with_standardised(x: Moments, dy: GradientMoments, statistics: tuple[Array, Array]) -> Array:
+    """Variance over examples of the sum over positions of dy xhat, where the batch's mean need not be that of x."""
+    total = sum_with_standardised(dy, x)
+    if x.mean.ndim > 1:
+        return total
+    mean, std = _standardised(x, statistics)
+    skew = 0.0 if dy.skew is None else dy.skew - dy.mean * dy.tilt
+    return np.asarray(np.maximum(mean**2 * dy.variance + std**2 * total + 2.0 * mean * std * skew, 0.0))
+
+
 def sum_with_standardised(dy: GradientMoments, x: Moments) -> Array:
     """Variance over examples of the sum over positions of dy xhat; without an activation dy does not depend on xhat."""
     if dy.tilted_total is not None:
@@ -176,11 +246,13 @@ def sum_with_standardised(dy: GradientMoments, x: Moments) -> Array:
 
 def _batch_statistics(site: Site) -> tuple[Array, Array]:
     """Mean and standard deviation of each channel, shaped to broadcast against the elements."""
-    x, epsilon = site.x.narrow, site.attribute("epsilon", 1e-5)
+    laws, epsilon = [x.narrow for x in site.batch.inputs] or [site.x.narrow], site.attribute("epsilon", 1e-5)
+    x = laws[0]
     if BATCH_STATISTICS not in site.node.metadata_props:
         return _column(site.array(3), x), np.sqrt(_column(site.array(4), x) + epsilon)
-    mean = mean_over_positions(x.mean)
-    return mean, np.sqrt(mean_over_positions(x.variance + (x.mean - mean) ** 2) + epsilon)
+    mean = np.mean([mean_over_positions(law.mean) for law in laws], 0)
+    squares = [mean_over_positions(law.variance + (law.mean - mean) ** 2) for law in laws]
+    return mean, np.sqrt(np.mean(squares, 0) + epsilon)
 
 
 def mean_over_positions(elements: Array) -> Array:
@@ -248,11 +320,7 @@ def layer_norm_backward(site: Site, gradients: Sequence[GradientMoments | None])
     tilt = dy.mean * xhat_mean + dy.tilt * xhat_std
     others = tuple(i for i in range(dy.mean.ndim) if i not in axes)
     if dy.mean.ndim == 1 and dy.tilted_total is not None:
-        skew = np.zeros(tilt.shape) if dy.skew is None else dy.skew - dy.mean * dy.tilt
-        spread = (
-            xhat_mean**2 * dy.variance + xhat_std**2 * dy.tilted_total + 2.0 * xhat_mean * xhat_std * skew
-        )
-        spread = np.maximum(spread, 0.0)
+        spread = _sum_with_standardised(centred, dy, (np.zeros_like(std), std))
     else:
         spread = np.maximum(dy.second * (xhat_mean**2 + xhat_std**2) - tilt**2, 0.0)
     dgamma = ParameterGradient(tilt.sum(others), spread.sum(others))
