@@ -69,7 +69,12 @@ class Autocovariance:
         if repeats(elements, axes):
             return cls.constant(one_of(elements, axes).reshape(-1) ** 2, lengths)
         power = np.abs(np.fft.rfftn(elements, axes=axes)) ** 2
-        products = np.fft.irfftn(power, s=lengths, axes=axes) / math.prod(lengths)
+        return cls.of_lags(np.fft.irfftn(power, s=lengths, axes=axes) / math.prod(lengths))
+
+    @classmethod
+    def of_lags(cls, products: Array) -> Autocovariance:
+        """Given all lags of the torus of all positions, `[C, *positions]`."""
+        axes, lengths = tuple(range(1, products.ndim)), products.shape[1:]
         lags = [np.fft.fftfreq(n, 1.0 / n).round().astype(int) for n in torus(lengths)]
         places: Any = (slice(None), *np.ix_(*lags))
         near = products[places]
@@ -117,16 +122,35 @@ class Autocovariance:
         ratio = np.divide(variance, lag0, out=np.ones_like(lag0), where=lag0 > 0)
         return self * np.maximum(ratio, 0.0).reshape(self.far.shape)
 
+    def summing_to(self, total: Array) -> Autocovariance:
+        """With what all lags but 0 have in common changed, so that all lags sum to `total`."""
+        if self.count == 1:
+            return self
+        more = ((total - self.total()) / (self.count - 1)).reshape(self.far.shape)
+        return (self + more).with_lag0(self.lag0)
+
     def scaled(self, factor: Array) -> Autocovariance:
         """Each channel's times a factor that is not negative, `[C, 1, ...]`; it holds no lags of its own."""
         return _Scaled(self, factor)
 
+    def laid_out(self) -> Array:
+        """All lags of the torus of all positions, `[C, *positions]`."""
+        full = np.array(np.broadcast_to(self.far, (len(self.near), *self.lengths)))
+        lags = [np.fft.fftfreq(n, 1.0 / n).round().astype(int) for n in self.near.shape[1:]]
+        places: Any = (slice(None), *np.ix_(*lags))
+        full[places] = self.near
+        return full
+
     def correlation(self) -> Autocovariance:
         """Divided by lag 0."""
         scale = self.lag0.reshape(self.far.shape)
+        return self.over(Autocovariance(scale, scale, self.lengths))
+
+    def over(self, scale: Autocovariance) -> Autocovariance:
+        """Divided by what no covariance exceeds."""
         near, far = (
-            np.clip(np.divide(k, scale, out=np.zeros_like(k), where=scale > 0), -1.0, 1.0)
-            for k in (self.near, self.far)
+            np.clip(np.divide(k, by, out=np.zeros_like(k), where=by > 0), -1.0, 1.0)
+            for k, by in ((self.near, scale.near), (self.far, scale.far))
         )
         return Autocovariance(near, far, self.lengths)
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from .autocovariance import Autocovariance
+from .blocks import blocks_of, repeats
 from .quadrature import Array
 
-__all__ = ["ChannelCovariance", "mean_products"]
+__all__ = ["ChannelCovariance", "lag_products", "mean_products"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,18 @@ class ChannelCovariance:
     def constant(cls, matrix: Array, lengths: tuple[int, ...]) -> ChannelCovariance:
         """Of positions that are all the same, `[C, C]`."""
         return cls(Autocovariance.constant(matrix.reshape(-1), lengths))
+
+    @classmethod
+    def of_products(cls, a: Array, b: Array) -> ChannelCovariance:
+        """Mean over the positions p of a_c(p) b_d(p + lag), by spectra, on the torus of all positions."""
+        lengths, axes = a.shape[1:], tuple(range(1, a.ndim))
+        left, right = (np.fft.rfftn(each, axes=axes) / math.sqrt(math.prod(lengths)) for each in (a, b))
+        parts = []
+        for rows in blocks_of(len(left), len(left) * right.size):
+            spectra = (np.conj(left[rows, None]) * right).reshape(-1, *right.shape[1:])
+            parts.append(Autocovariance.of_lags(np.fft.irfftn(spectra, s=lengths, axes=axes)))
+        near, far = (np.concatenate([getattr(part, name) for part in parts]) for name in ("near", "far"))
+        return cls(Autocovariance(near, far, lengths))
 
     @property
     def channels(self) -> int:
@@ -73,6 +86,10 @@ class ChannelCovariance:
         ratio = np.divide(variance, lag0, out=np.ones_like(lag0), where=lag0 > 0)
         return self.scaled(np.sqrt(np.maximum(ratio, 0.0)))
 
+    def summing_to(self, total: Array) -> ChannelCovariance:
+        """With what all lags but 0 have in common changed, so that all lags sum to `total`, `[C, C]`."""
+        return ChannelCovariance(self.pairs.summing_to(total.reshape(-1)))
+
     def with_lags(self, lags: Autocovariance) -> ChannelCovariance:
         """The same but for what each channel has to do with itself."""
         near, far = (np.array(k) for k in (self.pairs.near, self.pairs.far))
@@ -87,22 +104,19 @@ class ChannelCovariance:
         """Divided by the deviations."""
         std = np.sqrt(np.maximum(np.diag(self.lag0), 0.0))
         scale = np.outer(std, std).reshape(self.pairs.far.shape)
+        return ChannelCovariance(self.pairs.over(Autocovariance(scale, scale, self.pairs.lengths)))
+
+    def series(self, coefficients: Sequence[Array | ChannelCovariance]) -> ChannelCovariance:
+        """sum_k coefficients_k K^k, each `[C, C]` or by lags."""
         near, far = (
-            np.clip(np.divide(k, scale, out=np.zeros_like(k), where=scale > 0), -1.0, 1.0)
-            for k in (self.pairs.near, self.pairs.far)
+            _series(k, [self._part(each, name) for each in coefficients])
+            for k, name in ((self.pairs.near, "near"), (self.pairs.far, "far"))
         )
         return ChannelCovariance(Autocovariance(near, far, self.pairs.lengths))
 
-    def series(self, coefficients: Sequence[Array]) -> ChannelCovariance:
-        """sum_k coefficients_k K^k, each `[C, C]`."""
-        columns = [self._column(matrix) for matrix in coefficients]
-        near, far = (np.broadcast_to(columns[-1], k.shape).copy() for k in (self.pairs.near, self.pairs.far))
-        for column in reversed(columns[:-1]):
-            near *= self.pairs.near
-            near += column
-            far *= self.pairs.far
-            far += column
-        return ChannelCovariance(Autocovariance(near, far, self.pairs.lengths))
+    def _part(self, coefficients: Array | ChannelCovariance, name: str) -> Any:
+        column = self._column(coefficients)
+        return getattr(column, name) if isinstance(column, Autocovariance) else column
 
     def _column(self, other: Any) -> Any:
         if isinstance(other, ChannelCovariance):
@@ -124,6 +138,21 @@ class ChannelCovariance:
 def mean_products(a: Array, b: Array) -> Array:
     """Mean over positions of a_c b_d, `[C, C]`."""
     return np.asarray(a.reshape(len(a), -1) @ b.reshape(len(b), -1).T / a[0].size)
+
+
+def lag_products(a: Array, b: Array) -> Array | ChannelCovariance:
+    """The same of a_c(p) b_d(p + lag), where it differs from lag to lag."""
+    positions = tuple(range(1, a.ndim))
+    alike = repeats(a, positions) or repeats(b, positions)
+    return mean_products(a, b) if alike else ChannelCovariance.of_products(a, b)
+
+
+def _series(k: Array, coefficients: Sequence[Array]) -> Array:
+    total = np.broadcast_to(coefficients[-1], k.shape).copy()
+    for coefficient in reversed(coefficients[:-1]):
+        total *= k
+        total += coefficient
+    return total
 
 
 def _on_diagonal(rows: Array) -> Array:

@@ -6,12 +6,14 @@ and averaged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from .channel_covariance import ChannelCovariance, mean_products
+from .channel_covariance import ChannelCovariance, lag_products, mean_products
+from .correlation import BY_LAGS
 from .quadrature import NODES, Array, derivative_coefficients, expectation, hermite_coefficients
 
 __all__ = ["Slope", "second_moments"]
@@ -21,7 +23,7 @@ def second_moments(curve: Array, rho: ChannelCovariance) -> ChannelCovariance:
     """E f_c f_d for latents with correlation `rho`; orders above TERMS as if all of order TERMS + 1."""
     coefficients = hermite_coefficients(curve)
     rest = np.sqrt(np.maximum(expectation(curve**2) - np.sum(coefficients**2, 0), 0.0))
-    return rho.series([mean_products(a, a) for a in [*coefficients, rest]])
+    return rho.series(_products(*[[*coefficients, rest]] * 2))
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,17 @@ class Slope:
 
     def _moved(self, hessian: ChannelCovariance, coefficients: Array) -> Array:
         """sum over d and lags of H_cd Cov(f_c, end_d), f given by its coefficients."""
-        pairs = zip(coefficients[1:], hermite_coefficients(self.end)[1:], strict=False)
-        products = [mean_products(a, b) for a, b in pairs]
-        covariance = self.rho.series([np.zeros_like(products[0]), *products])
+        products = _products([*coefficients], [*hermite_coefficients(self.end)])
+        covariance = self.rho.series([np.zeros((len(self.deviation),) * 2), *products[1:]])
         return np.asarray((hessian * covariance).total().sum(1))
 
     def _by_deviation(self, channels: Array) -> Array:
         return np.divide(channels, self.deviation, out=np.zeros_like(channels), where=self.deviation > 0)
+
+
+def _products(a: Sequence[Array], b: Sequence[Array]) -> list[Array | ChannelCovariance]:
+    """Of the coefficients of each order: what lags have in common of those that fade with the lag."""
+    return [
+        (lag_products if order <= BY_LAGS else mean_products)(*both)
+        for order, both in enumerate(zip(a, b, strict=False))
+    ]

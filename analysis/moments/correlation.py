@@ -2,7 +2,8 @@
 
 For f = sum a_k h_k and g = sum b_k h_k of standard Gaussians with correlation r, E f(x) g(y) = sum a_k b_k r^k (Mehler 1866).
 
-Covariances are between pairs of channels for dense tensors, and between lags of one channel otherwise.
+Covariances are between pairs of channels for dense tensors, and between lags of one channel otherwise. Where positions have
+functions of their own, as at a border, <a_k(p) b_k(p + lag)> over the positions takes the place of a_k b_k.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from .autocovariance import Autocovariance
+from .blocks import repeats
 from .quadrature import (
     TERMS,
     Array,
@@ -22,9 +24,22 @@ from .quadrature import (
 )
 from .state import Moments
 
-__all__ = ["correlation", "cross_covariance", "curvature_covariance", "pairs", "second_moments"]
+__all__ = [
+    "BY_LAGS",
+    "correlation",
+    "cross_covariance",
+    "curvature_covariance",
+    "lag_pairs",
+    "pairs",
+    "second_moments",
+]
 
 Covariance = TypeVar("Covariance", Array, Autocovariance)
+
+
+BY_LAGS = 1
+"""Order up to which the products of the coefficients of two positions are told apart by their lag: powers of the correlation
+fade with it, and those of a position with itself then count for all."""
 
 
 def pairs(vector: Array) -> Array:
@@ -33,6 +48,12 @@ def pairs(vector: Array) -> Array:
         return np.outer(vector, vector)
     axes = tuple(range(1, vector.ndim))
     return np.asarray(np.mean(vector**2, axes, keepdims=True))
+
+
+def lag_pairs(vector: Array) -> Array | Autocovariance:
+    """The same of v(p) v(p + lag), where it differs from lag to lag."""
+    alike = vector.ndim == 1 or repeats(vector, tuple(range(1, vector.ndim)))
+    return pairs(vector) if alike else Autocovariance.of_products(vector)
 
 
 def correlation(moments: Moments) -> Array | None:
@@ -51,7 +72,7 @@ def second_moments(curve: Array, rho: Covariance) -> Covariance:
     remainder = np.maximum(expectation(curve**2) - np.sum(coefficients**2, 0), 0.0)
     total = rho * pairs(np.sqrt(remainder)) + pairs(coefficients[TERMS])
     for order in reversed(range(TERMS)):
-        total = total * rho + pairs(coefficients[order])
+        total = total * rho + (lag_pairs if order <= BY_LAGS else pairs)(coefficients[order])
     return total
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from . import channel_curves, norm_spread
 from .autocovariance import Autocovariance
-from .channel_covariance import ChannelCovariance, mean_products
-from .correlation import correlation, cross_covariance, curvature_covariance, pairs, second_moments
+from .channel_covariance import ChannelCovariance, lag_products
+from .correlation import correlation, cross_covariance, curvature_covariance, lag_pairs, pairs, second_moments
 from .picks import Picks
 from .quadrature import NODES, Array, expectation
 from .skewness import quantiles
@@ -79,7 +79,10 @@ def _correlated(moments: Moments) -> Array | Autocovariance | ChannelCovariance 
         return None
     if moments.mean.ndim < 2:
         return correlation(moments)
-    return moments.known_lags if moments.channels is None else moments.channels.correlation()
+    if moments.channels is not None:
+        return moments.channel_correlation
+    # What the lags are a multiple of is kept; their correlation is worked out whenever it is asked for.
+    return moments.known_lags if moments.varies_evenly else moments.lag_correlation
 
 
 def _of_tokens(moments: Moments, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -110,10 +113,10 @@ def curve_moments(curve: Curve, latent: Moments) -> Moments:
         variance = expectation((curve.values - mean) ** 2)
         rho, covariance, lags, channels = curve.rho, None, None, None
         if isinstance(rho, ChannelCovariance):
-            channels = channel_curves.second_moments(curve.values, rho) - mean_products(mean, mean)
+            channels = channel_curves.second_moments(curve.values, rho) - lag_products(mean, mean)
             lags = channels.lags
         elif isinstance(rho, Autocovariance):
-            lags = second_moments(curve.values, rho) - pairs(mean)
+            lags = second_moments(curve.values, rho) - lag_pairs(mean)
         elif rho is not None and np.all(np.isfinite(variance)):
             covariance = second_moments(curve.values, rho) - pairs(mean)
             np.fill_diagonal(covariance, variance)
@@ -182,13 +185,13 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         mean, tilt, channels, hessian = _through_channels(seed, latent, leaning)
     skew = _positions_mean(gradient.second * expectation(slope**2 * leaning * xi))
     variance = np.maximum(gradient.second * expectation(slope**2 * leaning) - mean**2, 0.0)
-    lags = _products(gradient, slope, leaning, latent) - pairs(mean)
+    lags = _products(gradient, slope, leaning, latent) - lag_pairs(mean)
     if channels is not None:
         own = channels.lags.with_lag0(lags.lag0)
         lags, channels = own, channels.with_lags(own)
-    tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - pairs(tilt)).total()
-    tilted = np.maximum(tilted - gradient.cancelled * _per_channel(b1**2), 0.0)
-    cancelled = gradient.cancelled * _per_channel(expectation(slope * leaning) ** 2)
+    tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - lag_pairs(tilt)).total()
+    tilted = np.maximum(tilted - gradient.cancelled * _coherent(gradient, b1), 0.0)
+    cancelled = gradient.cancelled * _coherent(gradient, expectation(slope * leaning))
     if gradient.scale_free is not None:
         free = gradient.scale_free
         column = free.reshape(-1, *[1] * (mean.ndim - 1))
@@ -215,6 +218,19 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         channel_hessian=hessian,
     )
     return back.repeated(latent.shape)
+
+
+def _coherent(gradient: GradientMoments, weight: Array) -> Array:
+    """By what the cancelled part of the sum of a gradient's positions grows when each counts by its weight, per channel.
+
+    A batch whose mean is taken off has nearly none left of what examples have in common at a position, so that of every lag the
+    same share is cancelled:
+
+        sum_lag K(lag) <w(p) w(p + lag)> / sum_lag K(lag),      between <w>^2 and <w^2>
+    """
+    lags = gradient.known_lags
+    square, total = _per_channel(weight) ** 2, lags.total()
+    return np.clip(_over((lags * lag_pairs(weight)).total(), total), square, _per_channel(weight**2))
 
 
 @dataclass(frozen=True)
@@ -253,8 +269,8 @@ def _leaning(seed: Seed, second: Array) -> Array:
 
 def _products(gradient: GradientMoments, slope: Array, leaning: Array, latent: Moments) -> Autocovariance:
     """E[g g' f(x) f(x')] of two positions; of one and the same E[g^2 f^2], in which the leaning counts once."""
-    rho = latent.known_lags.correlation()
-    raw = gradient.known_lags + pairs(gradient.mean)
+    rho = latent.lag_correlation
+    raw = gradient.known_lags + lag_pairs(gradient.mean)
     products = raw * second_moments(slope * leaning, rho)
     own = gradient.second * expectation(slope**2 * leaning)
     return products.with_lag0(_per_channel(own))
@@ -274,17 +290,18 @@ def _through_channels(
 ) -> tuple[Array, Array, ChannelCovariance, ChannelCovariance]:
     """Mean, tilt, covariance and hessian where channels are known; as `_through_dense`, lag by lag."""
     gradient, xi = seed.gradient.narrow, broadcast_nodes(latent.mean.ndim)
-    rho, deviation = latent.known_channels.correlation(), np.sqrt(_per_channel(latent.variance))
+    rho, deviation = latent.channel_correlation, np.sqrt(_per_channel(latent.variance))
     slope = channel_curves.Slope(seed.slope, seed.end, rho, deviation)
     mean, tilt = gradient.mean * expectation(seed.slope), gradient.mean * expectation(seed.slope * xi)
     column, bent = (-1, *[1] * (mean.ndim - 1)), _per_channel(tilt)
-    if gradient.channel_hessian is not None:
+    # Which position of a window is the largest does not depend on what moves the maximum.
+    if gradient.channel_hessian is not None and seed.picks is None:
         mean = mean + slope.moved_mean(gradient.channel_hessian).reshape(column)
     hessian = slope.hessian(gradient.channel_hessian, bent)
     leaned = (hessian * rho).total() @ deviation
     slopes = slope.moments if leaning.size == 1 else channel_curves.second_moments(seed.slope * leaning, rho)
-    raw = gradient.known_channels + mean_products(gradient.mean, gradient.mean)
-    channels = raw * slopes - mean_products(mean, mean)
+    raw = gradient.known_channels + lag_products(gradient.mean, gradient.mean)
+    channels = raw * slopes - lag_products(mean, mean)
     return mean, tilt + (leaned - bent).reshape(column), channels, hessian
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .autocovariance import Autocovariance
@@ -43,8 +41,5 @@ def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Array, tup
 
 def _spectra(rho: Autocovariance) -> Array:
     """Of each row, its lags laid out among all."""
-    full = np.array(np.broadcast_to(rho.far, (len(rho.near), *rho.lengths)))
-    lags = [np.fft.fftfreq(n, 1.0 / n).round().astype(int) for n in rho.near.shape[1:]]
-    places: Any = (slice(None), *np.ix_(*lags))
-    full[places] = rho.near
+    full = rho.laid_out()
     return np.asarray(np.fft.rfftn(full, axes=tuple(range(1, full.ndim))))

@@ -166,6 +166,27 @@ class Moments:
         return ChannelCovariance.of_lags(self.known_lags) if self.channels is None else self.channels
 
     @property
+    def varies_evenly(self) -> bool:
+        """Whether each channel has one variance for all positions."""
+        return repeats(self.variance, tuple(range(1, self.variance.ndim)))
+
+    @property
+    def lag_correlation(self) -> Autocovariance:
+        """Of each channel's positions: their covariance over the mean product of the deviations of two of them."""
+        if self.varies_evenly:
+            return self.known_lags.correlation()
+        return self.known_lags.over(Autocovariance.of_products(np.sqrt(self.variance)))
+
+    @property
+    def channel_correlation(self) -> ChannelCovariance:
+        """The same between the channels."""
+        if self.varies_evenly:
+            return self.known_channels.correlation()
+        deviation = np.sqrt(self.variance)
+        scale = ChannelCovariance.of_products(deviation, deviation)
+        return ChannelCovariance(self.known_channels.pairs.over(scale.pairs))
+
+    @property
     def apart(self) -> Moments:
         """A tensor with positions without what its channels have to do with each other."""
         if self.channels is None and self.flattened is None:

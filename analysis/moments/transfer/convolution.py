@@ -2,7 +2,8 @@
 
 Mean and variance are carried for each position by convolving with W and W o W; the variance is then corrected for the
 correlation of neighbouring positions, which goes through the taps as an autocovariance (`taps`). Backward the same with W
-transposed and the lags spread out. The weight's gradient sums dy(p) x(p + k) over positions:
+transposed and the lags spread out. What all lags have in common follows from the sum over positions, in which borders count
+(`tap_sums`). The weight's gradient sums dy(p) x(p + k) over positions:
 
     E = corr(m, mu) + W o corr(tilt / sigma, v)
     Var = [corr(s, E x^2) - corr(m^2, mu^2)] raw / white / batch
@@ -26,12 +27,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..autocovariance import Autocovariance
-from ..blocks import aligned, blocks_of, each, one_of, product
+from ..blocks import aligned, each, one_of, product
 from ..channel_covariance import ChannelCovariance
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientByRows, GradientMoments, Moments, ParameterGradient, are_alike
 from .channel_taps import at_taps, channels_through_taps, ungrouped
+from .tap_sums import of_channels, of_pairs
 from .taps import per_group, spread, strided, summed, through_taps, turned
 
 __all__ = [
@@ -48,8 +50,6 @@ __all__ = [
 
 ALIKE = 5_000
 """Numbers of an output from which its positions are taken as alike: 12 x 12 positions of 34 channels."""
-
-_TINY = float(np.finfo(float).tiny)
 
 Either = TypeVar("Either", Moments, GradientMoments)
 
@@ -262,10 +262,15 @@ def convolved(x: Moments, weight: Array, geometry: Geometry, full: bool = False)
     if channels is not None or math.prod(geometry.kernel) > 1:  # one tap reads no two positions
         variance = _corrected(variance, lags, x.known_lags, summed(weight, square=True), geometry)
     lags, average = strided(lags, geometry.strides, variance.shape[1:]), _mean(variance)
-    if channels is not None:
-        kept = strided(channels.pairs, geometry.strides, variance.shape[1:])
-        channels = ChannelCovariance(kept).scaled_to(average)
-    return Moments(y.mean, variance, lags=lags.scaled_to(average), channels=channels)
+    used = geometry.reached(x.shape[1:], variance.shape[1:])
+    taps, nothing = turned(weight, geometry.groups), np.zeros(len(x.mean))
+    if channels is None:
+        total, _ = of_channels(x, nothing, taps, used, geometry.groups)
+        return Moments(y.mean, variance, lags=lags.scaled_to(average).summing_to(total / lags.count))
+    kept = ChannelCovariance(strided(channels.pairs, geometry.strides, variance.shape[1:])).scaled_to(average)
+    whole, _ = of_pairs(x, nothing, np.swapaxes(ungrouped(weight, geometry.groups), 0, 1), used)
+    channels = kept.summing_to(whole / lags.count)
+    return Moments(y.mean, variance, lags=channels.lags, channels=channels)
 
 
 def adjoint(
@@ -281,17 +286,22 @@ def adjoint(
     if channels is not None or math.prod(geometry.kernel) > 1:
         squares = turned(summed(weight, square=True), geometry.groups)
         variance = _corrected(variance, lags, apart.known_lags, squares, geometry)
-    scaled = lags.scaled_to(_mean(variance))
-    total = (
-        _total(shape, dy, weight, geometry)
-        if channels is None
-        else _channels_total(shape, dy, weight, geometry)
-    )
-    back = GradientMoments.of(mean, variance, lags=scaled)
-    back = replace(back, cancelled=scaled.count * scaled.total() - total)
+    back = GradientMoments.of(mean, variance, lags=lags.scaled_to(_mean(variance)))
     if dy.scale_free is not None and geometry.groups == shape[0]:  # then the sum of dx x is that of dy y
         back = replace(back, scale_free=np.all(dy.scale_free.reshape(shape[0], -1), 1))
-    return back if channels is None else _with_channels(back, apart, channels, weight, geometry)
+    inside = geometry.inside(shape[1:], dy.mean.shape[1:])
+    if channels is None:
+        return _with_total(back, dy, weight, geometry.groups, inside)
+    return _with_channels(back, apart, channels, weight, geometry, dy, inside)
+
+
+def _with_total(
+    back: GradientMoments, dy: GradientMoments, weight: Array, groups: int, inside: Sequence[Array]
+) -> GradientMoments:
+    """With the sum over positions of one example, and over a batch."""
+    one, total = of_channels(dy, dy.cancelled, weight, inside, groups)
+    lags = back.known_lags
+    return replace(back, lags=lags.summing_to(one / lags.count), cancelled=one - total)
 
 
 def _with_channels(
@@ -300,73 +310,28 @@ def _with_channels(
     channels: ChannelCovariance,
     weight: Array,
     geometry: Geometry,
+    dy: GradientMoments,
+    inside: Sequence[Array],
 ) -> GradientMoments:
-    known, hessian = channels.scaled_to(_mean(back.variance)), apart.channel_hessian
+    """The same of correlated channels, and their hessian."""
+    one, total = of_pairs(dy, dy.cancelled, ungrouped(weight, geometry.groups), inside)
+    known, hessian = channels.scaled_to(back.known_lags.lag0), apart.channel_hessian
     if hessian is not None:
         hessian = channels_through_taps(hessian, weight, geometry.dilations, geometry.groups, back=True)
         hessian = hessian.scaled(np.sqrt(_ratio(known.lags.lag0, channels.lags.lag0)))
-    return replace(back, channels=known, channel_hessian=hessian)
-
-
-def _channels_total(shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry) -> Array:
-    """`_total` of correlated channels, of which what was cancelled is correlated as the whole is."""
-    inside = geometry.inside(shape[1:], dy.mean.shape[1:])
-    common = functools.reduce(np.kron, [taps @ taps.T for taps in inside])
-    counts = functools.reduce(np.kron, [taps.sum(1) for taps in inside])
-    k, whole = dy.known_channels, dy.known_channels.total()
-    share = np.sqrt(np.clip(dy.cancelled / np.maximum(k.pairs.count * np.diag(whole), _TINY), 0.0, 1.0))
-    far = k.pairs.far.reshape(whole.shape)
-    near = whole - k.pairs.count * far
-    far = far - whole * np.outer(share, share) / k.pairs.count
-    taps = ungrouped(weight, geometry.groups).reshape(len(weight), -1, len(counts)).astype(np.float64)
-    sums = taps @ counts
-    total = np.sum(np.tensordot(near, taps @ common, 1) * taps, (0, 2)) + np.sum((far @ sums) * sums, 0)
-    return np.asarray(np.maximum(total, 0.0))
-
-
-def _total(shape: tuple[int, ...], dy: GradientMoments, weight: Array, geometry: Geometry) -> Array:
-    """Variance of the sum over positions of the adjoint: a tap leaves out the positions that it would put beyond the border.
-
-    Of two taps' sums over dy, the far covariance counts for every pair of their positions, the near one for what both have.
-    """
-    groups = geometry.groups
-    if np.prod(geometry.kernel) == 1 and not np.any(geometry.pads):
-        return per_group(turned(summed(weight) ** 2, groups), dy.total, groups)
-    near, far, counts, common = _near_and_far(dy, geometry.inside(shape[1:], dy.mean.shape[1:]))
-    total = per_group(turned(_form(weight, common), groups), near, groups)
-    total += per_group(turned(summed(weight, counts) ** 2, groups), far, groups)
-    return np.maximum(total, 0.0)
+    known = known.summing_to(one / known.pairs.count)
+    cancelled = np.diag(one) - np.maximum(np.diag(total), 0.0)
+    return replace(back, lags=known.lags, channels=known, channel_hessian=hessian, cancelled=cancelled)
 
 
 def gathered(dy: GradientMoments, weight: Array, geometry: Geometry) -> GradientMoments:
     """What a transposed convolution's input receives, the convolution of dy, and the sum of it over positions as above."""
     dx = convolved(Moments(dy.mean, dy.variance, lags=dy.known_lags), weight, geometry)
-    near, far, counts, common = _near_and_far(dy, geometry.reached(dy.mean.shape[1:], dx.shape[1:]))
-    total = per_group(_form(weight, common), near, geometry.groups)
-    total += per_group(summed(weight, counts) ** 2, far, geometry.groups)
+    used = geometry.reached(dy.mean.shape[1:], dx.shape[1:])
+    _, total = of_channels(dy, dy.cancelled, turned(weight, geometry.groups), used, geometry.groups)
     lags = dx.known_lags
-    cancelled = lags.count * lags.total() - np.maximum(total, 0.0)
+    cancelled = lags.count * lags.total() - total
     return replace(GradientMoments.of(dx.mean, dx.variance, lags=lags), cancelled=cancelled)
-
-
-def _near_and_far(dy: GradientMoments, used: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
-    """By channel, near and far covariance over a batch; how many positions a tap uses, and how many two taps have in common.
-
-    `used` is for each axis 1 where a tap uses a position of dy, `[taps, positions]`.
-    """
-    k, far = dy.known_lags, dy.known_lags.far.reshape(-1)
-    counts = functools.reduce(np.kron, [taps.sum(1) for taps in used])
-    common = functools.reduce(np.kron, [taps @ taps.T for taps in used])
-    return k.total() - k.count * far, far - dy.cancelled / k.count**2, counts, common
-
-
-def _form(weight: Array, matrix: Array) -> Array:
-    """w' M w of the taps w of each pair of channels, `[O, C / groups]`."""
-    flat, matrix = weight.reshape(weight.shape[0] * weight.shape[1], -1), matrix.astype(weight.dtype)
-    result = np.empty(len(flat), weight.dtype)
-    for block in blocks_of(len(flat), flat.size):
-        result[block] = np.einsum("pk,pk->p", flat[block] @ matrix, flat[block])
-    return result.reshape(weight.shape[:2])
 
 
 def _through(
