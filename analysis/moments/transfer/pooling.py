@@ -145,15 +145,20 @@ def _averaging(x: Moments) -> Array:
 
 
 def _mean_of_tokens(x: Moments, tokens: TokenCorrelation, keep: bool) -> Moments:
+    """A tensor of features, or, where the axes are kept, a sequence of one token."""
     mean, variance, covariance = mean_of_tokens(x, tokens)
     others = [length for axis, length in enumerate(x.shape) if axis not in tokens.axes]
     kept = [1 if axis in tokens.axes else length for axis, length in enumerate(x.shape)]
     shape = tuple(kept if keep else others)
+    one = None
+    if keep and covariance is not None:
+        one = TokenCorrelation.of_covariances(tokens.axes, covariance, covariance, np.sqrt(variance)[None])
     return Moments(
         mean.reshape(shape),
         variance.reshape(shape),
         covariance if len(shape) == 1 else None,
         positive=_is_positive(x),
+        tokens=one,
     )
 
 

@@ -199,12 +199,20 @@ def mean_of_tokens_backward(
         from_rows(np.broadcast_to(a.reshape(1, -1), (count, a.size)), tokens.axes, shape)
         for a in (dy.mean / count, dy.variance / count**2)
     )
-    matrix, response = np.ones(dy.mean.size), None
-    if dy.hessian is not None and dy.mean.size <= MATRIX_LIMIT:
-        response = TokenResponse(tokens.axes, dy.hessian / count**2, dy.hessian / count**2)
-    if dy.covariance is not None and dy.mean.size <= len(dy.covariance):
-        std = np.sqrt(np.diag(dy.covariance))
-        scale = np.outer(std, std)
-        matrix = np.divide(dy.covariance, scale, out=np.zeros(scale.shape), where=scale > 0)
+    matrix, hessian = _of_one(dy)
+    response = None
+    if hessian is not None and dy.mean.size <= MATRIX_LIMIT:
+        response = TokenResponse(tokens.axes, hessian / count**2, hessian / count**2)
     back = GradientMoments.of(mean, variance, tokens=TokenCorrelation(tokens.axes, matrix, matrix))
     return replace(back, response=response)
+
+
+def _of_one(dy: GradientMoments) -> tuple[Array, Array | None]:
+    """Correlation and hessian of the features of a gradient, which may be that of a sequence of one token."""
+    if dy.tokens is not None:
+        return dy.tokens.within, None if dy.response is None else dy.response.own
+    if dy.covariance is None or dy.mean.size > len(dy.covariance):
+        return np.ones(dy.mean.size), dy.hessian
+    std = np.sqrt(np.diag(dy.covariance))
+    scale = np.outer(std, std)
+    return np.divide(dy.covariance, scale, out=np.zeros(scale.shape), where=scale > 0), dy.hessian
