@@ -20,8 +20,15 @@ from .picks import Picks
 from .quadrature import NODES, Array, expectation
 from .skewness import quantiles
 from .state import COVARIANCE_LIMIT, Curve, GradientMoments, Moments
-from .token_curves import cross_moments, curvature_moments, function_tokens, slope_moments, slope_tokens
-from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, as_rows, from_rows
+from .token_curves import (
+    cross_moments,
+    curvature_moments,
+    function_tokens,
+    slope_moments,
+    slope_tokens,
+    sum_covariance,
+)
+from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 
@@ -320,7 +327,19 @@ def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:
         tokens = slope_tokens(slope, rho, own, gradient.mean, gradient.variance, variance)
         tilt = gradient.mean * expectation(slope * xi)
         response = _response(seed, tilt, latent)
-    return replace(GradientMoments.of(mean, variance, tokens=tokens), tilt=tilt, response=response)
+        sums = None if rho is None else _tilted_sums(seed, rho, own)
+    back = GradientMoments.of(mean, variance, tokens=tokens)
+    return replace(back, tilt=tilt, response=response, token_tilt=sums)
+
+
+def _tilted_sums(seed: Seed, rho: TokenCorrelation, own: TokenCorrelation) -> TokenTilt:
+    """Of sum_t g slope xi, which is large where all tokens have one g, since E[slope xi] is not 0."""
+    gradient, bent = seed.gradient, seed.slope * broadcast_nodes(seed.gradient.mean.ndim)
+    variance, with_sum = (
+        sum_covariance(bent, other, rho, own, gradient.mean, gradient.variance)
+        for other in (bent, seed.slope)
+    )
+    return TokenTilt(rho.axes, np.maximum(variance, 0.0), with_sum)
 
 
 def _moved_mean(response: TokenResponse, seed: Seed, latent: Moments) -> Array:

@@ -24,7 +24,7 @@ from .constraint import Constraint
 from .flattened import Flattened, Projected
 from .quadrature import Array
 from .steps import Steps
-from .tokens import TokenCorrelation, TokenResponse, of_sum
+from .tokens import TokenCorrelation, TokenResponse, TokenTilt, of_sum
 
 __all__ = [
     "COVARIANCE_LIMIT",
@@ -250,6 +250,7 @@ class GradientMoments:
         scale_free: Of which channels a normalisation behind takes out the scale, so that over a batch and its positions the sum
             of gradient x value is 0, `[C]`. None counts as none.
         constraint: What batch normalisation behind takes from sums over a batch, where the inputs follow several laws.
+        token_tilt: What `tilted_total` is for a sequence; None where no elementwise function has said it.
     """
 
     mean: Array
@@ -270,6 +271,7 @@ class GradientMoments:
     projected: Projected | None = None
     scale_free: Array | None = None
     constraint: Constraint | None = None
+    token_tilt: TokenTilt | None = None
 
     @property
     def second(self) -> Array:

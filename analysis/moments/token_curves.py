@@ -10,9 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from .quadrature import Array, derivative_coefficients, expectation, hermite_coefficients
-from .tokens import TokenCorrelation, as_rows
+from .tokens import TokenCorrelation, as_rows, diagonal
 
-__all__ = ["cross_moments", "curvature_moments", "function_tokens", "slope_moments", "slope_tokens"]
+__all__ = [
+    "cross_moments",
+    "curvature_moments",
+    "function_tokens",
+    "slope_moments",
+    "slope_tokens",
+    "sum_covariance",
+]
 
 
 def function_tokens(curve: Array, variance: Array, latent: TokenCorrelation) -> TokenCorrelation:
@@ -67,6 +74,34 @@ def slope_tokens(
         covariances.append(covariance * second + square * (second - products[0]))
     within, between = covariances
     return TokenCorrelation.of_covariances(axes, within, between, as_rows(np.sqrt(after), axes))
+
+
+def sum_covariance(
+    f: Array, g: Array, latent: TokenCorrelation, gradient: TokenCorrelation, mean: Array, variance: Array
+) -> Array:
+    """Cov(sum_t dy_ti f(x_ti), sum_t dy_ti g(x_ti)) of every feature, `[F]`, dy independent of x.
+
+    Of one token E dy^2 E f g; of two E[dy dy'] sum_k a_k b_k rho^k, with the Hermite coefficients of f and g.
+
+    Args:
+        f: f at the nodes, `[NODES, *elements]`.
+        g: g at the nodes.
+        latent: Correlation of x.
+        gradient: Correlation of dy.
+        mean: Mean of dy.
+        variance: Variance of dy.
+    """
+    axes = latent.axes
+    rows, means = as_rows(variance, axes), as_rows(mean, axes)[None]
+    count = len(rows)
+    own, common = (diagonal(c) for c in gradient.covariances(np.sqrt(rows)))
+    (square,), (product,) = _products(means, means, full=False)
+    a, b = (_rows(hermite_coefficients(curve), axes) for curve in (f, g))
+    same, others = _products(a, b, full=False)
+    whole = np.mean(as_rows(expectation(f * g), axes), 0)
+    found = (own + square) * whole - square * same[0]
+    between = (common + product) * _series(others, latent.shared) - product * others[0]
+    return np.asarray(count * (found + (count - 1) * between))
 
 
 def slope_moments(slope: Array, latent: TokenCorrelation) -> tuple[Array, Array]:

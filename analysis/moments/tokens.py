@@ -23,6 +23,7 @@ __all__ = [
     "MATRIX_LIMIT",
     "TokenCorrelation",
     "TokenResponse",
+    "TokenTilt",
     "as_rows",
     "congruence",
     "diagonal",
@@ -104,6 +105,21 @@ class TokenResponse:
         within, between = (np.diag(c) if c.ndim == 1 else c for c in tokens.covariances(deviation))
         count = len(deviation)
         return np.asarray(count * (within @ self.own.T + (count - 1) * between @ self.between.T))
+
+
+@dataclass(frozen=True)
+class TokenTilt:
+    """What a sequence's gradient dy, which moves with the standardised values xi, adds up to over the tokens of an example.
+
+    Attributes:
+        axes: The axes of tokens.
+        variance: Var(sum_t dy_ti xi_ti), `[F]`.
+        with_sum: Its covariance with sum_t dy_ti, `[F]`.
+    """
+
+    axes: tuple[int, ...]
+    variance: Array
+    with_sum: Array
 
 
 def _profiles(deviation: Array, full: bool) -> tuple[Array, Array]:

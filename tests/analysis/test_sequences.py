@@ -14,7 +14,12 @@ from gradfuse.analysis.moments.drawn_op import _contract
 from gradfuse.analysis.moments.draws import fitted_value, sample
 from gradfuse.analysis.moments.quadrature import NODES
 from gradfuse.analysis.moments.state import GradientMoments, Moments
-from gradfuse.analysis.moments.token_curves import cross_moments, function_tokens, slope_moments
+from gradfuse.analysis.moments.token_curves import (
+    cross_moments,
+    function_tokens,
+    slope_moments,
+    sum_covariance,
+)
 from gradfuse.analysis.moments.tokens import TokenCorrelation
 from gradfuse.analysis.moments.transfer.sequence import dense, mean_of_tokens, weight_gradient
 from gradfuse.analysis.moments.turned import turned_to
@@ -161,6 +166,51 @@ def test_a_graph_convolution(text_graph: TextGraph) -> None:
     for name in ("w", "v", "u"):
         assert 0.75 < predicted[name] / measured[name] < 1.35, name
     assert not any(note.is_unknown for note in state.notes)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_normalised_tokens_whose_mean_is_read(text_graph: TextGraph, keep: int) -> None:
+    """All tokens receive one gradient, of few directions, which weights favour; axes may be kept until a Reshape."""
+    rng = np.random.default_rng(5)
+    read = np.linalg.qr(rng.standard_normal((32, 10)))[0]
+    favoured = (
+        rng.standard_normal((32, 32)) / 8.0 + 2.0 * np.linalg.qr(rng.standard_normal((32, 10)))[0] @ read.T
+    )
+    graph = text_graph(
+        f"""
+        a = MatMul(x, w) n = LayerNormalization<axis = -1>(a, g, b) h = Relu(n)
+        d = MatMul(h, v) m = LayerNormalization<axis = -1>(d, k, c) r = Relu(m)
+        p = ReduceMean<keepdims = {keep}>(r, one) s = Reshape(p, row) y = MatMul(s, u)
+        """,
+        "float[batch,16,32]", loss="cross-entropy", w=(32, 32), trained=("v", "u", "g", "b", "k", "c"),
+        given={
+            "one": np.array([1]), "row": np.array([0, 32]),
+            "v": favoured.astype(np.float32), "u": read.astype(np.float32),
+            **dict.fromkeys("gk", np.ones(32, np.float32)), **dict.fromkeys("bc", np.zeros(32, np.float32)),
+        },
+    )  # fmt: skip
+    state, measured = propagate(graph, Assumptions()), probe(graph, Assumptions()).gradients
+    predicted = {value.name: math.sqrt(found.mean_square(32)) for value, found in state.shared.items()}
+    for name in ("w", "g", "b", "v", "k", "c", "u"):
+        assert 0.8 < predicted[name] / measured[name] < 1.25, name
+
+
+def test_sums_of_a_gradient_that_moves_with_its_tokens_against_draws() -> None:
+    mean, variance, tokens = correlated_sequence(7)
+    draws, dy = (
+        sample(Moments(*_with_tokens(7)), "x", 200_000),
+        sample(Moments(*_with_tokens(8)), "dy", 200_000),
+    )
+    slope = (mean + np.sqrt(variance) * NODES[:, None, None] > 0).astype(np.float64)
+    bent = slope * NODES[:, None, None]
+    products = dy[::-1] * (draws > 0)
+    sums = [(products * (draws - mean) / np.sqrt(variance)).sum(1), products.sum(1)]
+    gradient = GradientMoments.of(*_parts(8))
+    assert gradient.tokens is not None
+    for other, expected in zip((bent, slope), sums, strict=True):
+        found = sum_covariance(bent, other, tokens, gradient.tokens, gradient.mean, gradient.variance)
+        exact = np.mean((sums[0] - sums[0].mean(0)) * (expected - expected.mean(0)), 0)
+        np.testing.assert_allclose(found, exact, atol=0.05 * np.abs(exact).max())
 
 
 def test_features_as_tokens_against_draws() -> None:

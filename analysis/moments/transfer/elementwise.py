@@ -266,6 +266,7 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
         steps=None,
         scale_free=None,
         constraint=None,
+        token_tilt=None,
     )
 
 

@@ -37,7 +37,7 @@ def backward(site: Site, dy: GradientMoments, axes: tuple[int, ...]) -> Sequence
     tilted = as_rows(tilt, token_axes).sum(0)
     dgamma, dbeta = (
         _for_parameter(gradient, xhat.shape, token_axes, gamma.shape)
-        for gradient in (of_product(xhat, dy, token_axes, tilted), summed(dy, token_axes))
+        for gradient in (_of_scale(xhat, dy, gamma, tilted), summed(dy, token_axes))
     )
     tilt = gamma * (dy.mean * xhat.mean + tilt)
     mean, variance = _projected(dy, xhat, gamma, tilt, axes)
@@ -48,6 +48,24 @@ def backward(site: Site, dy: GradientMoments, axes: tuple[int, ...]) -> Sequence
     back = GradientMoments.of(mean * inverse.mean, inverse.variance(mean, variance), tokens=tokens)
     response = _response(dy, gamma, tilt, 1.0 / np.sqrt(inverse.square), axes)
     return replace(back, response=response), dgamma, dbeta if site.is_static(2) else None
+
+
+def _of_scale(xhat: Moments, dy: GradientMoments, gamma: Array, tilted: Array) -> ParameterGradient:
+    """sum_t dy_ti xhat_ti of every feature; `tilted` is the sum of the covariances of the two.
+
+    With xhat = mu + s xi its variance is mu^2 Var(sum dy) + s^2 Var(sum dy xi) + 2 mu s Cov(sum dy, sum dy xi), where those are
+    known; xi is standardised after gamma, and so has its sign.
+    """
+    assert xhat.tokens is not None
+    axes, known = xhat.tokens.axes, dy.token_tilt
+    found = of_product(xhat, dy, axes, tilted)
+    if known is None or known.axes != axes:
+        return found
+    mean = as_rows(xhat.mean, axes).mean(0)
+    scale = as_rows(np.sqrt(xhat.variance) * np.sign(gamma), axes).mean(0)
+    variance = mean**2 * summed(dy, axes).variance
+    variance = variance + scale**2 * known.variance + 2.0 * mean * scale * known.with_sum
+    return ParameterGradient(found.mean, np.maximum(variance, 0.0))
 
 
 def _tilt(y: Moments, dy: GradientMoments, xhat: Moments, gamma: Array) -> Array:

@@ -186,6 +186,7 @@ def _reshaped(dy: GradientMoments, shape: tuple[int, ...]) -> GradientMoments:
         cancelled=dy.cancelled if dy.cancelled.shape == channels else np.zeros(channels),
         hessian=dy.hessian if len(shape) == 1 else None,
         skew=dy.skew if same else None,
+        token_tilt=None,
     )
 
 
