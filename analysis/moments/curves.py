@@ -14,6 +14,7 @@ import numpy as np
 
 from . import channel_curves, norm_spread
 from .autocovariance import Autocovariance
+from .blocks import repeats
 from .channel_covariance import ChannelCovariance, lag_products
 from .correlation import correlation, cross_covariance, curvature_covariance, lag_pairs, pairs, second_moments
 from .picks import Picks
@@ -198,6 +199,7 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         lags, channels = own, channels.with_lags(own)
     tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - lag_pairs(tilt)).total()
     tilted = np.maximum(tilted - gradient.cancelled * _coherent(gradient, b1), 0.0)
+    normalised = _normalised_total(seed, leaning, latent)
     cancelled = gradient.cancelled * _coherent(gradient, expectation(slope * leaning))
     if gradient.scale_free is not None:
         free = gradient.scale_free
@@ -223,8 +225,23 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         lags=lags,
         channels=channels,
         channel_hessian=hessian,
+        normalised_total=normalised if seed.picks is None and gradient.scale_free is None else None,
     )
     return back.repeated(latent.shape)
+
+
+def _normalised_total(seed: Seed, leaning: Array, latent: Moments) -> Array | None:
+    """As `tilted_total`, with the latent less its mean over positions and over its deviation over them in the place of xi."""
+    if repeats(latent.mean, tuple(range(1, latent.mean.ndim))) and latent.varies_evenly:
+        return None
+    gradient, x = seed.gradient.narrow, latent.narrow
+    centred = x.mean - _positions_mean(x.mean)
+    values = centred + np.sqrt(x.variance) * broadcast_nodes(x.mean.ndim)
+    f = _over(seed.slope * values, np.sqrt(_positions_mean(x.variance + centred**2)))
+    first = expectation(f)
+    products = _products(gradient, f, leaning, latent) - lag_pairs(gradient.mean * first)
+    total = products.count * products.total() - gradient.cancelled * _coherent(gradient, first)
+    return np.asarray(np.maximum(total, 0.0))
 
 
 def _coherent(gradient: GradientMoments, weight: Array) -> Array:

@@ -233,6 +233,8 @@ class GradientMoments:
         tilted_total: Per channel, variance over examples of sum over positions of gradient x standardised value; None
         where no
             elementwise function has said it.
+        normalised_total: The same of a value that is standardised over its positions, too, as by a batch normalisation; None
+            where it is not known.
         hessian: E[d gradient_c / d value_d] of dense tensors, `[C, C]`: the gradient moves with the value that it
         belongs to, and
             so with everything that this value moves with. None counts as 0.
@@ -272,6 +274,7 @@ class GradientMoments:
     scale_free: Array | None = None
     constraint: Constraint | None = None
     token_tilt: TokenTilt | None = None
+    normalised_total: Array | None = None
 
     @property
     def second(self) -> Array:

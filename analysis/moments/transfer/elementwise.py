@@ -265,6 +265,7 @@ def _branch(dy: GradientMoments, site: Site, index: int) -> GradientMoments:
         drawn=None,
         steps=None,
         scale_free=None,
+        normalised_total=None,
         constraint=None,
         token_tilt=None,
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from ....graph.gradients.normalization import BATCH_STATISTICS
 from ..autocovariance import Autocovariance
-from ..blocks import each
+from ..blocks import each, repeats
 from ..channel_covariance import ChannelCovariance
 from ..constraint import Constraint, over_all_laws
 from ..errors import UnknownTransferError
@@ -236,12 +236,32 @@ def _sum_with_standardised(x: Moments, dy: GradientMoments, statistics: tuple[Ar
 
 def sum_with_standardised(dy: GradientMoments, x: Moments) -> Array:
     """Variance over examples of the sum over positions of dy xhat; without an activation dy does not depend on xhat."""
+    if dy.normalised_total is not None:
+        return dy.normalised_total
     if dy.tilted_total is not None:
-        return dy.tilted_total
+        return dy.tilted_total if x.mean.ndim == 1 else _of_uneven_positions(dy, dy.tilted_total, x)
     if x.mean.ndim == 1:
         return dy.second
     raw = dy.known_lags + mean_over_positions(dy.mean**2)
     return np.asarray(np.maximum(raw.count * (raw * x.known_lags.correlation()).total(), 0.0))
+
+
+def _of_uneven_positions(dy: GradientMoments, tilted_total: Array, x: Moments) -> Array:
+    """Of xhat = m(p) + d(p) xi, of which `tilted_total` tells xi: d^2 of it, and the sum of dy m.
+
+    Of that a batch keeps what each position has for itself, and of the rest the share that it keeps of the sum of dy.
+    """
+    if repeats(x.mean, tuple(range(1, x.mean.ndim))):
+        return tilted_total
+    m, lags = x.mean - mean_over_positions(x.mean), dy.known_lags
+    square, total = mean_over_positions(x.variance + m**2), lags.total()
+    kept = np.divide(dy.total, lags.count * total, out=np.zeros_like(total), where=total > 0)
+    products = Autocovariance.of_products(m / np.sqrt(square))
+    own = (lags.lag0 - total / lags.count) * products.lag0
+    rest = (lags * products).total() - own
+    along = lags.count * (own + np.clip(kept, 0.0, 1.0) * rest)
+    share = mean_over_positions(x.variance / square).reshape(-1)
+    return np.asarray(share * tilted_total + np.maximum(along, 0.0))
 
 
 def _batch_statistics(site: Site) -> tuple[Array, Array]:
