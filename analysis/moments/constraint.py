@@ -69,7 +69,11 @@ class Constraint:
         """Of v = mean + deviation xi, which broadcast to `[..., n]`."""
         b0, b1, b2 = self.slopes
         gain = self.gain[:, None]
-        moved = np.divide(self.tied, gain, out=np.zeros_like(self.tied), where=gain != 0)
+        # No correlation is beyond 1, though the function may hardly be one of xi.
+        most = np.sqrt(np.maximum(self.square - self.level**2, 0.0))
+        moved = np.clip(
+            np.divide(self.tied, gain, out=np.zeros_like(self.tied), where=gain != 0), -most, most
+        )
         constant, linear = (a[:, None] * self.level + b[:, None] * moved for a, b in ((b0, b1), (b1, b2)))
         return mean * b0 + deviation * b1, mean[..., None] * constant + deviation[..., None] * linear
 

@@ -114,12 +114,12 @@ def broadcast_nodes(rank: int) -> Array:
     return NODES.reshape(-1, *[1] * rank)
 
 
-def curve_moments(curve: Curve, latent: Moments) -> Moments:
-    """Moments of a function of `latent`."""
+def curve_moments(curve: Curve, latent: Moments, *, alone: bool = False) -> Moments:
+    """Moments of a function of `latent`; if `alone`, without those of pairs of elements."""
     with np.errstate(all="ignore"):
         mean = expectation(curve.values)
         variance = expectation((curve.values - mean) ** 2)
-        rho, covariance, lags, channels = curve.rho, None, None, None
+        rho, covariance, lags, channels = None if alone else curve.rho, None, None, None
         if isinstance(rho, ChannelCovariance):
             channels = channel_curves.second_moments(curve.values, rho) - lag_products(mean, mean)
             lags = channels.lags

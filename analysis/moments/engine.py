@@ -288,8 +288,26 @@ class _Forward:
             if site.moments(index).curve is None:
                 self.values[value] = as_latent(value.name or "", site.moments(index))
                 self.latents[value.name or ""] = value
-        operands = tuple(self._operand(value) for value in inputs)
-        return elementwise.forward(replace(site, operands=operands), self._latent(latents.pop()))
+        operands, name = tuple(self._operand(value) for value in inputs), latents.pop()
+        alone = self._goes_on(site.node.outputs[0], name)
+        return elementwise.forward(replace(site, operands=operands), self._latent(name), alone=alone)
+
+    def _goes_on(self, value: ir.Value, latent: str) -> bool:
+        """Whether nothing but further functions of the same latent reads a value."""
+        readers = [node for node, _ in value.uses() if DIFFERENTIATES not in node.metadata_props]
+        others = {v for node in readers for v in node.inputs if v is not None and v is not value}
+        return (
+            bool(readers)
+            and value is not self.state.output
+            and all(node.op_type in elementwise.OPS and node.domain == "" for node in readers)
+            and all(self._is_static(v) or self._follows(v, latent) for v in others)
+        )
+
+    def _is_static(self, value: ir.Value) -> bool:
+        return value.const_value is not None or isinstance(self.values.get(value), np.ndarray)
+
+    def _follows(self, value: ir.Value, latent: str) -> bool:
+        return isinstance(self.values.get(value), Moments) and self._latent_name(value) == latent
 
     def _latent_name(self, value: ir.Value | None) -> str:
         assert value is not None
@@ -429,7 +447,8 @@ class _Backward:
         assert moments.curve is not None
         latent = self.values[self.by_name[moments.curve.latent]]
         assert isinstance(latent, Moments)
-        self._settle(value, latent)
+        # Of what lies within a chain only the element's own moments are kept.
+        self._settle(value, replace(latent, covariance=None, channels=None))
         seeds = dict(self.seeds.pop(value, {}))
         if value in self.plain:
             own = self.drawing.settled(value, self.plain[value])

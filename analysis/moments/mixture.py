@@ -39,7 +39,9 @@ _SHARE = 0.75
 """Share of the variance that a has."""
 
 _MAX_NUMBERS = 100_000_000
-"""Numbers that may be held at once: parameters' gradients and covariances, under all laws that are followed together."""
+"""Numbers that may be held at once: covariances, functions at their nodes and parameters' gradients, under all laws that are
+followed together.
+"""
 
 _DECIDED = 1.0
 """Variance of the outputs about their mean from which on a softmax is no longer nearly linear."""
@@ -138,6 +140,7 @@ def _fits(state: Propagation) -> bool:
     seconds = propagation_seconds(state.values, state.full_covariance, state.all_steps)
     moments = [value for value in state.values.values() if isinstance(value, Moments)]
     numbers = sum(each.covariance.size for each in moments if each.covariance is not None)
+    numbers += sum(each.curve.values.size for each in moments if each.curve is not None)
     numbers += sum(state.gradients.source.sizes.values())
     together = LAWS if _normalises_batches(state) else 2
     return LAWS * seconds <= state.assumptions.budget and together * numbers <= _MAX_NUMBERS

@@ -111,7 +111,7 @@ def test_a_batch_of_few_inputs_is_normalised_over_all_of_them(behind: bool) -> N
             module[index], module[index + 1] = module[index + 1], module[index]
     for layer in module[::3]:
         nn.init.normal_(layer.bias)
-    points = torch.randn(32, INPUTS, generator=torch.Generator().manual_seed(1))
+    points = torch.randn(64, INPUTS, generator=torch.Generator().manual_seed(1))
     state = propagate(gradient_graph(module, (INPUTS,)), Assumptions(batch_size=size))
     laws = [replace(state.assumptions, mean=point.double().numpy(), variance=1e-10) for point in points]
     predicted = _rms(of_laws(state, list(zip(laws[::2], laws[1::2], strict=True))), module)

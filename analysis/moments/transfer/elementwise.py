@@ -100,8 +100,8 @@ INDEPENDENT = frozenset({"Add", "Sub", "Sum", "Mul"})
 """Those whose moments are exact for independent operands."""
 
 
-def forward(site: Site, latent: Moments) -> list[Moments]:
-    """Every operand that depends on the example is a function of `latent`."""
+def forward(site: Site, latent: Moments, *, alone: bool = False) -> list[Moments]:
+    """Every operand that depends on the example is a function of `latent`; moments of pairs are left out if `alone`."""
     note_operands(site)
     values = evaluate_node(site.node, _operands_at_nodes(site))[0]
     if (
@@ -112,7 +112,7 @@ def forward(site: Site, latent: Moments) -> list[Moments]:
         raise UnknownTransferError("a normal law gives it negative numbers, which it never gets")
     curve = site.moments(site.varying[0]).curve
     assert curve is not None
-    return [curve_moments(Curve(curve.latent, values, curve.correlated), latent)]
+    return [curve_moments(Curve(curve.latent, values, curve.correlated), latent, alone=alone)]
 
 
 def backward(
