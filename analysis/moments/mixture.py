@@ -43,8 +43,10 @@ _MAX_NUMBERS = 100_000_000
 followed together.
 """
 
-_DECIDED = 1.0
-"""Variance of the outputs about their mean from which on a softmax is no longer nearly linear."""
+_DECIDED = 1.0, 100.0
+"""Variance of the outputs about their mean from which on a softmax is no longer nearly linear, and beyond which no training on
+labels brings it: weights that explode as they were drawn.
+"""
 
 _BEYOND = 1.15
 """Largest singular value of a weight over that of independent elements from which on it was trained; of small matrices that
@@ -109,7 +111,7 @@ def _dense_input(state: Propagation) -> ir.Value | None:
 def _decides(state: Propagation) -> bool:
     output = _moments(state, state.output)
     spread = np.mean(output.variance) - (0.0 if output.covariance is None else np.mean(output.covariance))
-    return bool(spread > _DECIDED)
+    return bool(_DECIDED[0] < spread < _DECIDED[1])
 
 
 def _has_learned(state: Propagation) -> bool:
