@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -45,12 +45,23 @@ def of_channels(
         used: For each axis, 1 where a tap uses a position, `[taps, positions]`.
         groups: Of the channels.
     """
-    taps = weight.reshape(*weight.shape[:2], -1)
-    counted = _deviation(x) is None and taps.shape[2] ** 2 * x.known_lags.near[0].size <= _MAX_COUNTS
-    whole = _by_counts(x.known_lags, taps, used) if counted else _by_images(x, taps, used)
-    lost = (taps @ _counts_of_taps(used)) ** 2 * (cancelled / x.known_lags.count**2)[:, None]
-    one, less = (part.reshape(groups, -1, taps.shape[1]).sum(1).reshape(-1) for part in (whole, lost))
-    return np.maximum(one, 0.0), np.maximum(one - less, 0.0)
+    taps, lags, counts = weight.reshape(*weight.shape[:2], -1), x.known_lags, _counts_of_taps(used)
+    counted = _deviation(x) is None and taps.shape[2] ** 2 * lags.near[0].size <= _MAX_COUNTS
+    of_rows = _by_counts(lags, used) if counted else _by_images(x, used)
+    share, (one, less) = cancelled / lags.count**2, np.zeros((2, groups, taps.shape[1]))
+    for part in blocks_of(len(taps), taps.size):
+        some = taps[part].astype(np.float64)
+        _add(one, part, of_rows(some, part), len(taps))
+        if np.any(share[part]):
+            _add(less, part, (some @ counts) ** 2 * share[part, None], len(taps))
+    return np.maximum(one, 0.0).reshape(-1), np.maximum(one - less, 0.0).reshape(-1)
+
+
+def _add(total: Array, part: slice, rows: Array, count: int) -> None:
+    """Some of `count` rows to what their groups sum to, `[groups, C / groups]`."""
+    groups = np.arange(part.start, part.stop) * len(total) // count
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    total[groups[starts]] += np.add.reduceat(rows, starts)
 
 
 def _deviation(x: Moments | GradientMoments) -> Array | None:
@@ -58,22 +69,27 @@ def _deviation(x: Moments | GradientMoments) -> Array | None:
     return None if isinstance(x, GradientMoments) or x.varies_evenly else np.sqrt(x.variance)
 
 
-def _by_counts(lags: Autocovariance, taps: Array, used: Sequence[Array]) -> Array:
-    """The part that each pair of channels has in the variance."""
-    sums, result = _sums(lags, used), np.empty(taps.shape[:2])
-    for part in blocks_of(len(taps), taps.size):
-        some = taps[part].astype(np.float64)
-        result[part] = np.einsum("ock,ock->oc", some @ sums[part], some)
-    return result
+def _by_counts(lags: Autocovariance, used: Sequence[Array]) -> Callable[[Array, slice], Array]:
+    """Of some channels' taps the part that each pair of channels has in the variance."""
+    sums = _sums(lags, used)
+    if sums.shape[1] == 1:
+        return lambda taps, part: np.asarray(taps[..., 0] ** 2 * sums[part, 0])
+    return lambda taps, part: np.asarray(np.einsum("ock,ock->oc", taps @ sums[part], taps))
 
 
-def _by_images(x: Moments | GradientMoments, taps: Array, used: Sequence[Array]) -> Array:
+def _by_images(x: Moments | GradientMoments, used: Sequence[Array]) -> Callable[[Array, slice], Array]:
     """The same."""
-    images, lags, deviation = _images(taps, used), x.known_lags, _deviation(x)
+    lags, deviation = x.known_lags, _deviation(x)
     if isinstance(x, Moments) and deviation is not None:
-        images, lags = images * deviation[:, None], x.lag_correlation
-    power = np.abs(_spectrum(images)) ** 2 * _spectrum(lags.laid_out()[:, None]).real
-    return np.asarray(power.sum(2) / lags.count)
+        lags = x.lag_correlation
+    of_x = _spectrum(lags.laid_out()[:, None]).real / lags.count
+
+    def of_rows(taps: Array, part: slice) -> Array:
+        images = _images(taps, used)
+        images = images if deviation is None else images * deviation[part, None]
+        return np.asarray((np.abs(_spectrum(images)) ** 2 * of_x[part]).sum(2))
+
+    return of_rows
 
 
 def of_pairs(
