@@ -199,20 +199,7 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         lags, channels = own, channels.with_lags(own)
     tilted = lags.count * (_products(gradient, slope * xi, leaning, latent) - lag_pairs(tilt)).total()
     tilted = np.maximum(tilted - gradient.cancelled * _coherent(gradient, b1), 0.0)
-    normalised = _normalised_total(seed, leaning, latent)
     cancelled = gradient.cancelled * _coherent(gradient, expectation(slope * leaning))
-    if gradient.scale_free is not None:
-        free = gradient.scale_free
-        column = free.reshape(-1, *[1] * (mean.ndim - 1))
-        total, bent = (_without_scale(seed, f, latent) for f in (slope, slope * xi))
-        cancelled = np.where(free, lags.count * lags.total() - total.variance, cancelled)
-        tilted, tilt = (
-            np.where(free, bent.variance, tilted),
-            np.where(column, gradient.mean * bent.mean, tilt),
-        )
-    if seed.picks is not None:
-        cancelled = lags.count * lags.total() - seed.picks.total(slope)
-        tilted = seed.picks.total(slope * xi)
     back = GradientMoments(
         mean,
         variance,
@@ -225,9 +212,30 @@ def _through_positions(seed: Seed, latent: Moments) -> GradientMoments:
         lags=lags,
         channels=channels,
         channel_hessian=hessian,
-        normalised_total=normalised if seed.picks is None and gradient.scale_free is None else None,
     )
-    return back.repeated(latent.shape)
+    if seed.picks is None and gradient.scale_free is None:
+        back = replace(back, normalised_total=_normalised_total(seed, leaning, latent))
+    return _with_known_sums(back, seed, latent).repeated(latent.shape)
+
+
+def _with_known_sums(back: GradientMoments, seed: Seed, latent: Moments) -> GradientMoments:
+    """With what a normalisation behind leaves of sums over positions, and with what maxima over windows pick."""
+    gradient, slope, xi = seed.gradient.narrow, seed.slope, broadcast_nodes(latent.mean.ndim)
+    one = back.known_lags.count * back.known_lags.total()
+    if gradient.scale_free is not None:
+        assert back.tilted_total is not None
+        free = gradient.scale_free
+        column = free.reshape(-1, *[1] * (back.mean.ndim - 1))
+        total, bent = (_without_scale(seed, f, latent) for f in (slope, slope * xi))
+        back = replace(
+            back,
+            cancelled=np.where(free, one - total.variance, back.cancelled),
+            tilted_total=np.where(free, bent.variance, back.tilted_total),
+            tilt=np.where(column, gradient.mean * bent.mean, back.tilt),
+        )
+    if seed.picks is None:
+        return back
+    return replace(back, cancelled=one - seed.picks.total(slope), tilted_total=seed.picks.total(slope * xi))
 
 
 def _normalised_total(seed: Seed, leaning: Array, latent: Moments) -> Array | None:

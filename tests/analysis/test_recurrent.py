@@ -202,7 +202,7 @@ def test_gated_states_of_two_steps(text_graph: Callable[..., GradientGraph], kin
 def first_layers(network: Network, layers: int) -> nn.Module:
     cells = getattr(nn, network.kind)(INPUTS, HIDDEN, layers)
     cells.load_state_dict({name: network.cells.state_dict()[name] for name in cells.state_dict()})
-    return cells  # type: ignore[no-any-return]
+    return cells
 
 
 def assert_near(state: Propagation, found: dict[str, float], limit: float = 1.25) -> None:
