@@ -16,9 +16,9 @@ from ..graph.mapping import release
 from ..graph.rewriting import without_weights
 from .evidence import Evidence, TrainingSetup
 from .findings import SEVERITIES, Finding
-from .moments import Assumptions, Propagation
+from .moments import Assumptions
 from .plan import plan_fuses
-from .prediction import predict
+from .prediction import Prediction, predict
 from .probe import Measurement
 from .report import RiskReport
 from .rules import RULES
@@ -64,7 +64,7 @@ def analyse(
     return RiskReport(
         tool={"name": "gradfuse", "version": _version()},
         model=_model_facts(gradients),
-        assumptions=_assumed(prediction.state),
+        assumptions=_assumed(prediction),
         summary=summary,
         predicted=prediction.summary,
         measurement=measurement,
@@ -84,7 +84,8 @@ def _check(assumptions: Assumptions) -> None:
         raise InputError(f"input variance {least:g}", expected="numbers that are not negative")
 
 
-def _assumed(state: Propagation) -> dict[str, Any]:
+def _assumed(prediction: Prediction) -> dict[str, Any]:
+    state = prediction.state
     assumed, carried = state.assumptions, list(state.full_covariance.values())
     return {
         "input": describe_inputs(assumed),
@@ -92,6 +93,7 @@ def _assumed(state: Propagation) -> dict[str, Any]:
         "batch_size": assumed.batch_size,
         "labels": "uniform" if assumed.label_frequencies is None else "by frequency",
         "full_covariance": f"{sum(carried)} of {len(carried)} layers",
+        "thresholds": prediction.thresholds,
     }
 
 

@@ -38,6 +38,7 @@ class Summary:
             What it shrinks over the steps of a recurrent layer does not count: all steps train the same weights.
         risk: 0 to 1, monotone in the danger; 0.5 at the thresholds.
         log10_gain: Growth of the gradient's RMS from the output back to the first layer, in decades.
+        through_time: Decades of it that lie between the time steps of recurrences.
         global_norm: Euclidean norm of all parameters' gradients.
         overflow: Name of the first tensor whose values, or else gradients, exceed float32; empty if there is none.
         overflow_phase: `forward` or `backward`.
@@ -49,6 +50,7 @@ class Summary:
     verdict: str
     risk: float
     log10_gain: float
+    through_time: float
     global_norm: float
     overflow: str = ""
     overflow_phase: str = ""
@@ -80,8 +82,9 @@ def predicted_summary(
     verdict = _verdict(danger, reach, gain - min(through_time, 0.0) if norm else -math.inf, thresholds)
     if verdict == "stable" and rests_on_little(state):
         verdict = "at-risk"
+    rare_log10 = max(rare.growth, rare.norm)
     return Summary(
-        verdict, _risk(danger), gain, norm, overflow, phase, "predicted", danger, max(rare.growth, rare.norm)
+        verdict, _risk(danger), gain, through_time, norm, overflow, phase, "predicted", danger, rare_log10
     )
 
 
@@ -98,6 +101,7 @@ def measured_summary(
         _verdict(danger, danger + _SAMPLING, shrinks, thresholds),
         _risk(danger),
         gain,
+        through_time,
         measurement.global_norm,
         measurement.overflow,
         measurement.overflow_phase,

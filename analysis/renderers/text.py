@@ -17,6 +17,7 @@ from rich.text import Text
 from ..contents import ReportContents
 from ..findings import Finding, Remedy
 from ..profile import ProfileEntry
+from ..verdict import Summary
 from ..wording import number, power
 
 __all__ = ["gist", "render_text"]
@@ -27,14 +28,18 @@ _ROWS = 24
 _DECADES = 12.0
 """What lies further below the largest gradient is rounding noise, as for a bias before BatchNormalization, and gets no bar."""
 
+_NOTED = math.log10(2.0)
+"""Decades between time steps that the first line names."""
+
 _OVERFLOW = "values overflow float32 in the forward pass, before there is a gradient"
 
 _VERDICTS = {
     "explodes": "training is predicted to fail at the first steps",
     "at-risk": "the prediction does not exclude that a run exceeds the limits; --probe measures some batches",
-    "stable": "gradients stay within two orders of magnitude from the last layer to the first",
-    "vanishes": "the first layers receive less than a hundredth of the last layer's gradient",
+    "stable": "gradients grow less than {growth:g}-fold and shrink less than {shrink:g}-fold from last layer to first",
+    "vanishes": "the first layers receive less than 1/{shrink:g} of the last layer's gradient",
 }
+_NO_GRADIENT = "no parameter receives a gradient"
 
 
 def render_text(report: ReportContents) -> str:
@@ -62,11 +67,28 @@ def gist(report: ReportContents, findings: Iterable[Finding]) -> str:
 
 def _verdict_line(report: ReportContents) -> str:
     summary = report.summary
-    meaning = _OVERFLOW if summary.overflow_phase == "forward" else _VERDICTS[summary.verdict]
     return (
-        f"gradfuse: {summary.verdict.upper()} - {meaning} (risk {summary.risk:.2f},"
-        f" growth {power(summary.log10_gain)} from last layer to first, global norm {number(summary.global_norm)})"
+        f"gradfuse: {summary.verdict.upper()} - {_meaning(report)} (risk {summary.risk:.2f},"
+        f" growth {_growth(summary)}, global norm {number(summary.global_norm)})"
     )
+
+
+def _meaning(report: ReportContents) -> str:
+    summary, thresholds = report.summary, report.assumptions["thresholds"]
+    if summary.overflow_phase == "forward":
+        return _OVERFLOW
+    if summary.global_norm == 0:
+        return _NO_GRADIENT
+    limits = {"growth": thresholds["GF101.growth"], "shrink": thresholds["GF108.shrink"]}
+    return _VERDICTS[summary.verdict].format(**limits)
+
+
+def _growth(summary: Summary) -> str:
+    """What lies between time steps stands apart: it does not make a network vanish."""
+    time = summary.through_time
+    if not math.isfinite(summary.log10_gain) or abs(time) < _NOTED:
+        return f"{power(summary.log10_gain)} from last layer to first"
+    return f"{power(summary.log10_gain - time)} from last layer to first and {power(time)} from last time step to first"
 
 
 def _summary(console: Console, report: ReportContents) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -44,6 +45,19 @@ class Exponential(nn.Module):
         for layer in self.layers:
             x = torch.exp(layer(x))
         return x
+
+
+class LastState(nn.Module):
+    """Classes from the last state of a recurrent layer that forgets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNN(8, 16, batch_first=True)
+        self.head = nn.Linear(16, 10)
+        nn.init.orthogonal_(self.cell.weight_hh_l0, 0.4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cell(x)[0][:, -1])
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +214,31 @@ def test_a_network_without_any_gradient_is_not_called_stable(text_graph):
     report = analyse(graph)
     assert report.summary.global_norm == 0
     assert report.summary.verdict == "vanishes"
+
+
+def test_a_loss_that_compares_the_classes_of_one_output_is_named(text_graph):
+    body = "h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2)"
+    graph = text_graph(body, y="float[batch,1]", loss="cross-entropy", w1=(16, 16), w2=(16, 1))
+    report = analyse(graph)
+    (finding,) = report.findings
+    assert (report.summary.verdict, finding.code, finding.severity) == ("vanishes", "GF108", "warning")
+    assert "the loss cross-entropy compares classes, and the model has one output" in finding.message
+    assert "VANISHES - no parameter receives a gradient" in report.render().replace("\n", " ")
+
+
+def test_what_shrinks_over_time_steps_stands_apart_from_what_shrinks_over_layers():
+    torch.manual_seed(0)
+    report = analyse(gradient_graph(LastState(), (12, 8)))
+    text = report.render().replace("\n", " ")
+    assert report.summary.verdict == "stable"
+    assert report.summary.log10_gain < -2.0 < report.summary.log10_gain - report.summary.through_time
+    assert re.search(
+        r"growth 0\.\d+ from last layer to first and [\d.e-]+ from last time step to first", text
+    )
+
+
+def test_the_first_line_names_the_thresholds_in_force():
+    report = analyse(stable(), thresholds={"GF101.growth": 30.0, "GF108.shrink": 50.0})
+    text = report.render().replace("\n", " ")
+    assert "gradients grow less than 30-fold and shrink less than 50-fold" in text
+    assert parsed(report)["assumptions"]["thresholds"]["GF108.shrink"] == 50.0
