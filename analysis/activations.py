@@ -91,9 +91,10 @@ def fast_steps(
 
 
 def bounded_steps(state: Propagation, steps: Sequence[Step]) -> list[Step]:
-    """Steps whose function is flat on both sides, as tanh."""
-    curves = [(step, _curve_of(state, step)) for step in steps]
-    return [step for step, curve in curves if curve is not None and np.median(_tails(curve)) > 0]
+    """Steps whose function is flat on both sides, as tanh, and where the values do not reach these, the same ops."""
+    curves = [(step, curve) for step in steps if (curve := _curve_of(state, step)) is not None]
+    bounded = {_ops(step) for step, curve in curves if np.median(_tails(curve)) > 0}
+    return [step for step, _ in curves if _ops(step) in bounded]
 
 
 def _curve_of(state: Propagation, step: Step) -> Array | None:

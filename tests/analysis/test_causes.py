@@ -115,6 +115,13 @@ def test_gf108_says_that_gradients_vanish_and_what_would_help(text_graph: TextGr
     assert of("GF108", stack(text_graph, 10)) == []
 
 
+def test_gf108_swaps_the_activation_of_every_layer(text_graph: TextGraph) -> None:
+    """The later ones, too, whose values vary so little that they do not reach where a sigmoid is flat."""
+    (finding,) = of("GF108", stack(text_graph, 14, "z{i} = MatMul(h{p}, w{i}) h{i} = Sigmoid(z{i})"))
+    (swap,) = (remedy for remedy in finding.remedies if remedy.kind == "activation")
+    assert abs(swap.predicted_log10_gain) < 1.0
+
+
 def test_gf109_says_that_a_function_is_saturated(text_graph: TextGraph) -> None:
     body = "z = MatMul(x, w) h = Tanh(z) y = MatMul(h, v)"
     (finding,) = of("GF109", text_graph(body, gain=10.0, w=(16, 32), v=(32, 10)))
