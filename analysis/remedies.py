@@ -15,8 +15,10 @@ from ..graph.gradient_graph import GradientGraph
 from .activations import bounded_steps, fast_steps, is_replaceable
 from .attribution import by_cause
 from .findings import Remedy
+from .moments import Moments
 from .prediction import Prediction
 from .recomputation import Recomputation
+from .trunk import path_lengths
 from .verdict import Summary
 from .weights import LayerWeight, layer_weights, trunk_weights
 from .what_if import (
@@ -322,7 +324,10 @@ def _graph(prediction: Prediction) -> GradientGraph:
 
 
 def _branches(prediction: Prediction) -> Iterable[ir.Value]:
-    """What the trunk's residual sums add to it."""
+    """What the trunk's residual sums add to a skip, the summand with the shortest way from an input."""
+    lengths = path_lengths(prediction.state)
     for step in prediction.steps:
         if step.cause == "residual":
-            yield from (v for v in step.nodes[0].inputs if v is not None and v is not step.before)
+            summands = (value for value in step.nodes[0].inputs if value is not None)
+            varying = (value for value in summands if isinstance(prediction.state.values[value], Moments))
+            yield from sorted(varying, key=lambda value: lengths.get(value, 0))[1:]

@@ -18,7 +18,7 @@ from .moments.engine import differentiable_inputs
 from .moments.transfer.recurrent import arrived_first
 from .profile import LAYER_OPS, gradient_rms
 
-__all__ = ["CAUSES", "NORMALISATION", "Step", "initializer_of", "trunk"]
+__all__ = ["CAUSES", "NORMALISATION", "Step", "initializer_of", "path_lengths", "trunk"]
 
 CAUSES = ("weight", "activation", "normalisation", "residual", "recurrence")
 """What a layer's gain is put down to."""
@@ -70,12 +70,24 @@ def initializer_of(value: ir.Value | None) -> ir.Value | None:
     return value if value is not None and value.const_value is not None else None
 
 
+def path_lengths(state: Propagation) -> dict[ir.Value, int]:
+    """For each tensor, the nodes on the longest way to it from an input."""
+    lengths: dict[ir.Value, int] = {}
+    for node in state.nodes:
+        if isinstance(state.values.get(node.outputs[0]), Moments):
+            longest = max(
+                (lengths.get(v, 0) for v in differentiable_inputs(node) if v is not None), default=0
+            )
+            lengths.update(dict.fromkeys(node.outputs, longest + 1))
+    return lengths
+
+
 class _Walk:
     def __init__(self, state: Propagation) -> None:
         self.state = state
         self.by_name = {value.name: value for value in state.values}
         self.order = {node: index for index, node in enumerate(state.nodes)}
-        self.length = _path_lengths(state)
+        self.length = path_lengths(state)
         self.trained = _trained(state)
         self.recurrences = list(_recurrences(state, self.order))
 
@@ -142,18 +154,6 @@ def _trained(state: Propagation) -> set[ir.Value | None]:
         if any(value in found for value in node.inputs):
             found.update(node.outputs)
     return found - {None}
-
-
-def _path_lengths(state: Propagation) -> dict[ir.Value, int]:
-    """For each tensor, the nodes on the longest way to it from an input."""
-    lengths: dict[ir.Value, int] = {}
-    for node in state.nodes:
-        if isinstance(state.values.get(node.outputs[0]), Moments):
-            longest = max(
-                (lengths.get(v, 0) for v in differentiable_inputs(node) if v is not None), default=0
-            )
-            lengths.update(dict.fromkeys(node.outputs, longest + 1))
-    return lengths
 
 
 def _recurrences(state: Propagation, order: dict[ir.Node, int]) -> Iterator[range]:

@@ -89,6 +89,29 @@ def test_the_lines_for_keras_run(remedies: dict[str, Remedy]) -> None:
         exec(remedy.keras, names)
 
 
+@pytest.mark.parametrize("start", ["h0 = Identity(x)", "h0 = MatMul(x, p)"], ids=["input", "projection"])
+def test_the_branches_that_are_scaled_are_not_the_skips(text_graph: TextGraph, start: str) -> None:
+    """The first skip may be the input, or a projection of it, beside which the trunk takes the branch."""
+
+    def blocks(summand: str, **given: np.ndarray[Any, Any]) -> GradientGraph:
+        layer = "a{i} = MatMul({skip}, u{i}) r{i} = Relu(a{i}) b{i} = MatMul(r{i}, w{i}) c{i} = Mul(b{i}, f) "
+        body = "".join(
+            layer.format(i=i, skip=f"h{i - 1}" if i > 1 else "x") + f"h{i} = Add(h{i - 1}, {summand}{i}) "
+            for i in range(1, 13)
+        )
+        shapes = {f"{name}{i}": (16, 16) for i in range(1, 13) for name in "uw"}
+        given["f"] = given.get("f", np.ones((), np.float32))
+        text = f"{start} {body} y = MatMul(h12, v)"
+        return text_graph(text, loss="cross-entropy", gain=1.5, given=given, p=(16, 16), v=(16, 10), **shapes)
+
+    remedy = of_kind(analyse(blocks("b")), "residual")
+    factor = float(remedy.pytorch.split()[4])
+    # By one law of the inputs, as remedies of networks that explode are recomputed.
+    after = analyse(blocks("c", f=np.array(factor, np.float32)), Assumptions(budget=0.0)).summary
+    assert remedy.predicted_log10_gain == pytest.approx(after.log10_gain, abs=0.1)
+    assert remedy.predicted_global_norm == pytest.approx(after.global_norm, rel=0.1)
+
+
 def test_the_promised_gain_is_what_a_report_on_the_changed_network_predicts(
     text_graph: TextGraph, remedies: dict[str, Remedy]
 ) -> None:
