@@ -29,7 +29,7 @@ from .token_curves import (
     slope_tokens,
     sum_covariance,
 )
-from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows
+from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows, over_tokens
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 
@@ -352,14 +352,22 @@ def _through_tokens(seed: Seed, latent: Moments) -> GradientMoments:
         tokens = slope_tokens(slope, rho, own, gradient.mean, gradient.variance, variance)
         tilt = gradient.mean * expectation(slope * xi)
         response = _response(seed, tilt, latent)
-        sums = None if rho is None else _tilted_sums(seed, rho, own)
+        sums = None if rho is None else _tilted_sums(seed, latent, own)
     back = GradientMoments.of(mean, variance, tokens=tokens)
     return replace(back, tilt=tilt, response=response, token_tilt=sums)
 
 
-def _tilted_sums(seed: Seed, rho: TokenCorrelation, own: TokenCorrelation) -> TokenTilt:
-    """Of sum_t g slope xi, which is large where all tokens have one g, since E[slope xi] is not 0."""
-    gradient, bent = seed.gradient, seed.slope * broadcast_nodes(seed.gradient.mean.ndim)
+def _tilted_sums(seed: Seed, latent: Moments, own: TokenCorrelation) -> TokenTilt:
+    """Of sum_t g slope zeta, which is large where all tokens have one g, since E[slope zeta] is not 0."""
+    rho, gradient = latent.tokens, seed.gradient
+    assert rho is not None
+    rows = as_rows(latent.mean, rho.axes).shape
+    mean, deviation = (
+        from_rows(np.broadcast_to(row, rows), rho.axes, latent.shape)
+        for row in over_tokens(latent.mean, latent.variance, rho.axes)
+    )
+    zeta = latent.mean - mean + np.sqrt(latent.variance) * broadcast_nodes(latent.mean.ndim)
+    bent = seed.slope * np.divide(zeta, deviation, out=np.zeros(zeta.shape), where=deviation > 0)
     variance, with_sum = (
         sum_covariance(bent, other, rho, own, gradient.mean, gradient.variance)
         for other in (bent, seed.slope)

@@ -27,15 +27,18 @@ from .blocks import aligned, mean_square
 from .budget import propagation_seconds
 from .elementwise_op import is_floating
 from .engine import Assumptions, Propagation, propagate_together
+from .forward_graph import has_recurrent_nodes
 from .quadrature import Array
 from .state import GradientSummary, Moments
 
 __all__ = ["LAWS", "gathers_examples", "mixed", "of_laws"]
 
-LAWS = 16
-"""Normal laws that the inputs' is made up of: pairs of a and -a."""
+LAWS = {1: 16, 2: 8}
+"""Normal laws that the inputs' is made up of, pairs of a and -a, by the axes of an example: a sequence's tokens are draws of
+their own, so that fewer will do.
+"""
 
-_SHARE = 0.75
+_SHARE = {1: 0.75, 2: 0.9}
 """Share of the variance that a has."""
 
 _MAX_NUMBERS = 100_000_000
@@ -63,13 +66,13 @@ _PRODUCTS = 30
 def mixed(state: Propagation) -> Propagation:
     """Gradients by several laws where one law is not enough and they fit the budget; the values stay those of one law."""
     value = _dense_input(state)
-    if value is None or not _fits(state) or not gathers_examples(state):
+    if value is None or not _fits(state, value) or not gathers_examples(state):
         return state
     return of_laws(state, list(_laws(state, value)))
 
 
 def gathers_examples(state: Propagation) -> bool:
-    """Whether one law is not enough: examples are vectors, the network was trained, and every op of it has a rule."""
+    """Whether one law is not enough: examples are vectors or sequences, the network was trained, every op of it has a rule."""
     if _dense_input(state) is None or any(note.is_unknown for note in state.notes):
         return False
     return _decides(state) or _has_learned(state)
@@ -101,11 +104,21 @@ def _normalises_batches(state: Propagation) -> bool:
 
 
 def _dense_input(state: Propagation) -> ir.Value | None:
-    """The only input, where an example of it is a vector of numbers, which no places in a table are."""
+    """The only input, where an example of it is a vector of numbers, which no places in a table are, or a few of them."""
     inputs = [v for v, m in state.values.items() if v.producer() is None and isinstance(m, Moments)]
     if len(inputs) != 1 or not is_floating(inputs[0]):
         return None
-    return inputs[0] if len(_moments(state, inputs[0]).shape) == 1 else None
+    rank = len(_moments(state, inputs[0]).shape)
+    return inputs[0] if rank == 1 or (rank in LAWS and not _mixes_tokens(state)) else None
+
+
+def _mixes_tokens(state: Propagation) -> bool:
+    """Whether tokens meet in more than sums: in a recurrence, whose steps one law follows well, or in products."""
+    products = (node for node in state.nodes if node.op_type in ("MatMul", "Einsum"))
+    return has_recurrent_nodes(state.gradients) or any(
+        all(isinstance(state.values.get(value), Moments) for value in node.inputs if value is not None)
+        for node in products
+    )
 
 
 def _decides(state: Propagation) -> bool:
@@ -138,22 +151,24 @@ def _moments(state: Propagation, value: ir.Value) -> Moments:
     return moments
 
 
-def _fits(state: Propagation) -> bool:
+def _fits(state: Propagation, value: ir.Value) -> bool:
     seconds = propagation_seconds(state.values, state.full_covariance, state.all_steps)
     moments = [value for value in state.values.values() if isinstance(value, Moments)]
     numbers = sum(each.covariance.size for each in moments if each.covariance is not None)
     numbers += sum(each.curve.values.size for each in moments if each.curve is not None)
     numbers += sum(state.gradients.source.sizes.values())
-    together = LAWS if _normalises_batches(state) else 2
-    return LAWS * seconds <= state.assumptions.budget and together * numbers <= _MAX_NUMBERS
+    laws = LAWS[len(_moments(state, value).shape)]
+    together = laws if _normalises_batches(state) else 2
+    return laws * seconds <= state.assumptions.budget and together * numbers <= _MAX_NUMBERS
 
 
 def _laws(state: Propagation, value: ir.Value) -> Iterator[tuple[Assumptions, Assumptions]]:
     x, rng = _moments(state, value), np.random.default_rng(0)
-    for _ in range(LAWS // 2):
-        a = np.sqrt(_SHARE * x.variance) * rng.standard_normal(x.shape)
+    laws, share = LAWS[len(x.shape)], _SHARE[len(x.shape)]
+    for _ in range(laws // 2):
+        a = np.sqrt(share * x.variance) * rng.standard_normal(x.shape)
         first, second = (
-            replace(state.assumptions, mean=x.mean + sign * a, variance=(1.0 - _SHARE) * x.variance)
+            replace(state.assumptions, mean=x.mean + sign * a, variance=(1.0 - share) * x.variance)
             for sign in (1.0, -1.0)
         )
         yield first, second

@@ -30,6 +30,7 @@ __all__ = [
     "from_rows",
     "of_hadamard",
     "of_sum",
+    "over_tokens",
     "sum_variance",
 ]
 
@@ -109,17 +110,25 @@ class TokenResponse:
 
 @dataclass(frozen=True)
 class TokenTilt:
-    """What a sequence's gradient dy, which moves with the standardised values xi, adds up to over the tokens of an example.
+    """What a sequence's gradient dy, which moves with the values, adds up to over the tokens of an example.
+
+    The values are standardised over tokens and examples: zeta = (y - mean) / deviation, those of `over_tokens`.
 
     Attributes:
         axes: The axes of tokens.
-        variance: Var(sum_t dy_ti xi_ti), `[F]`.
+        variance: Var(sum_t dy_ti zeta_ti), `[F]`.
         with_sum: Its covariance with sum_t dy_ti, `[F]`.
     """
 
     axes: tuple[int, ...]
     variance: Array
     with_sum: Array
+
+
+def over_tokens(mean: Array, variance: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and standard deviation of every feature over tokens and examples, `[F]`."""
+    means, variances = as_rows(mean, axes), as_rows(variance, axes)
+    return means.mean(0), np.sqrt(variances.mean(0) + means.var(0))
 
 
 def _profiles(deviation: Array, full: bool) -> tuple[Array, Array]:

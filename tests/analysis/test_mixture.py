@@ -130,7 +130,7 @@ def test_a_batch_of_few_inputs_is_normalised_over_all_of_them(behind: bool) -> N
             assert predicted[name] == pytest.approx(square**0.5, rel=0.15), name
 
 
-def test_only_trained_networks_of_vectors_take_several_laws() -> None:
+def test_only_trained_networks_of_vectors_and_sequences_take_several_laws() -> None:
     def laws(module: nn.Module, *shape: int) -> int:
         return mixed(propagate(gradient_graph(module, shape), Assumptions())).laws
 
@@ -142,18 +142,20 @@ def test_only_trained_networks_of_vectors_take_several_laws() -> None:
         return module
 
     assert laws(drawn(0.5), INPUTS) == 1
-    assert laws(drawn(30.0), INPUTS) == LAWS
+    assert laws(drawn(30.0), INPUTS) == LAWS[1]
     assert laws(drawn(300.0), INPUTS) == 1
     learned = drawn(0.5)
     with torch.no_grad():
         learned[3].weight += 0.1
-    assert laws(learned, INPUTS) == LAWS
-    assert laws(_gathering(2, norm=None), INPUTS) == LAWS
-    tokens = nn.Sequential(*_gathering(2)[:-1], nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES))
-    assert laws(tokens, 3, INPUTS) == 1
+    assert laws(learned, INPUTS) == LAWS[1]
+    assert laws(_gathering(2, norm=None), INPUTS) == LAWS[1]
+    tokens = nn.Sequential(*learned[:-1], nn.Flatten(), nn.Linear(3 * WIDTH, CLASSES))
+    assert laws(tokens, 3, INPUTS) == LAWS[2]
+    image = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 10, CLASSES))
+    assert laws(image, 1, 4, INPUTS - 5) == 1
 
 
-@pytest.mark.parametrize(("budget", "laws", "said"), [(10.0, LAWS, "several laws"), (0.01, 1, "too much")])
+@pytest.mark.parametrize(("budget", "laws", "said"), [(10.0, LAWS[1], "several laws"), (0.01, 1, "too much")])
 def test_a_report_says_which_laws_it_took(budget: float, laws: int, said: str) -> None:
     state = mixed(propagate(gradient_graph(_gathering(2), (INPUTS,)), Assumptions(budget=budget)))
     assert state.laws == laws
@@ -171,9 +173,56 @@ def test_recurrent_layers_behind_a_vector_take_several_laws(text_graph: TextGrap
     graph = text_graph(body, given=given, trained=("u",), w=(4, 8), v=(1, 6, 8), r=(1, 6, 6))
     state = propagate(graph, Assumptions())
     several = of_laws(state, [(state.assumptions, state.assumptions)] * 2)
-    assert mixed(state).laws == LAWS
+    assert mixed(state).laws == LAWS[1]
     for value, one in state.shared.items():
         assert several.shared[value].mean_square(32) == pytest.approx(one.mean_square(32))
+
+
+class Sequence(nn.Module):
+    """Every token is brought near one of the codes; classes by the mean over tokens of the law N(mean, variance)."""
+
+    def __init__(
+        self, depth: int, head: float, mean: torch.Tensor | float = 0.0, variance: float = 1.0
+    ) -> None:
+        super().__init__()
+        *layers, self.head = _gathering(depth, head=head)
+        self.layers = nn.Sequential(*(nn.GELU() if isinstance(layer, nn.Tanh) else layer for layer in layers))
+        self.mean, self.deviation = mean, variance**0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.mean + self.deviation * x).mean(1))
+
+
+def _farthest(predicted: dict[str, float], measured: dict[str, float]) -> float:
+    return float(np.exp(max(abs(np.log(predicted[name] / rms)) for name, rms in measured.items())))
+
+
+def test_gathered_tokens_need_more_than_one_law() -> None:
+    module = Sequence(8, head=30.0)
+    graph, measured = gradient_graph(module, (5, INPUTS)), measured_rms(module, (5, INPUTS), batches=64)
+    by_one = _rms(propagate(graph, Assumptions()), module)
+    by_several = {entry.tensor: entry.grad_rms for entry in analyse(graph).profile}
+    assert _farthest(by_several, measured) < 1.2
+    assert _farthest(by_one, measured) > 1.3
+
+
+def test_tokens_may_have_means_of_their_own() -> None:
+    """What a LayerNorm's scale receives, a sum over tokens, depends on each one's mean, and not on their average."""
+    mean = torch.randn(5, INPUTS, generator=torch.Generator().manual_seed(3))
+    module, law = Sequence(1, 3.0), Assumptions(mean=mean.double().numpy(), variance=0.1)
+    predicted = _rms(propagate(gradient_graph(module, (5, INPUTS)), law), module)
+    measured = measured_rms(Sequence(1, 3.0, mean, 0.1), (5, INPUTS), batches=128)
+    assert _farthest(predicted, measured) < 1.1
+
+
+def test_recurrent_layers_of_sequences_take_one_law(text_graph: TextGraph) -> None:
+    body = """
+        t = Transpose<perm = [1, 0, 2]>(x) s, e = RNN<hidden_size = 8>(t, v, r) q = Squeeze(e, first)
+        y = MatMul(q, u)
+    """
+    given = {"first": np.array([0]), "u": np.full((8, 10), 1, np.float32)}
+    graph = text_graph(body, x="float[batch,5,4]", given=given, trained=("u",), v=(1, 8, 4), r=(1, 8, 8))
+    assert mixed(propagate(graph, Assumptions())).laws == 1
 
 
 def test_places_in_a_table_take_one_law(text_graph: TextGraph) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..quadrature import Array
 from ..site import Contribution, Site
 from ..state import GradientMoments, Moments, ParameterGradient
-from ..tokens import TokenCorrelation, TokenResponse, as_rows, from_rows
+from ..tokens import TokenCorrelation, TokenResponse, as_rows, from_rows, over_tokens
 from .inverse_std import inverse_std
 from .sequence import of_product, sequence, summed
 
@@ -53,16 +53,16 @@ def backward(site: Site, dy: GradientMoments, axes: tuple[int, ...]) -> Sequence
 def _of_scale(xhat: Moments, dy: GradientMoments, gamma: Array, tilted: Array) -> ParameterGradient:
     """sum_t dy_ti xhat_ti of every feature; `tilted` is the sum of the covariances of the two.
 
-    With xhat = mu + s xi its variance is mu^2 Var(sum dy) + s^2 Var(sum dy xi) + 2 mu s Cov(sum dy, sum dy xi), where those are
-    known; xi is standardised after gamma, and so has its sign.
+    With xhat = mu + s zeta its variance is mu^2 Var(sum dy) + s^2 Var(sum dy zeta) + 2 mu s Cov(sum dy, sum dy zeta), where
+    those are known; zeta is standardised after gamma, and so has its sign.
     """
     assert xhat.tokens is not None
     axes, known = xhat.tokens.axes, dy.token_tilt
     found = of_product(xhat, dy, axes, tilted)
     if known is None or known.axes != axes:
         return found
-    mean = as_rows(xhat.mean, axes).mean(0)
-    scale = as_rows(np.sqrt(xhat.variance) * np.sign(gamma), axes).mean(0)
+    mean, deviation = over_tokens(xhat.mean, xhat.variance, axes)
+    scale = deviation * as_rows(np.broadcast_to(np.sign(gamma), xhat.shape), axes)[0]
     variance = mean**2 * summed(dy, axes).variance
     variance = variance + scale**2 * known.variance + 2.0 * mean * scale * known.with_sum
     return ParameterGradient(found.mean, np.maximum(variance, 0.0))
