@@ -103,11 +103,11 @@ def report(
         input_shape=input_shape,
         train=trainable,
     )
-    text = found.render(format)
+    text, failed = found.render(format), found.fails(fail_on)
     if output is None:
         typer.echo(text, nl=not text.endswith("\n"))
     else:
         with atomic_path(output) as path:
             path.write_text(text, encoding="utf-8")
-    if found.fails(fail_on):
+    if failed:
         raise typer.Exit(1)

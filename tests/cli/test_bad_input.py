@@ -142,6 +142,10 @@ def test_report_options_list_what_exists(refused, write_model, options):
     assert any(word in refused("report", write_model(), *options) for word in ("json", "error"))
 
 
+def test_a_report_whose_severity_is_unknown_is_not_printed(gradfuse, write_model):
+    assert gradfuse("report", write_model(), "--fail-on", "whim")[:2] == (2, "")
+
+
 def test_an_output_that_cannot_be_written(refused, write_model, tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
