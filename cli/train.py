@@ -175,6 +175,8 @@ def _print_probe(clip: str, measured: Measurement) -> None:
     if not norm < THRESHOLDS["GF101.norm"]:
         advice = ", --clip auto bounds them" if clip == "none" else ""
         print(f"gradients this large mostly end a training: gradfuse report says why{advice}")
+    elif norm == 0:
+        print("no parameter receives a gradient, and nothing will be learnt: gradfuse report says why")
 
 
 def _print_epoch(metrics: EpochMetrics) -> None:

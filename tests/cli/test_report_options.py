@@ -103,3 +103,11 @@ def test_an_image_of_any_size_needs_a_shape(gradfuse, refused, write_model, opti
         )
     )
     assert small["w1"] > 2 * large["w1"]
+
+
+def test_training_says_that_no_parameter_receives_a_gradient(gradfuse, write_model, write_data, tmp_path):
+    data = ["--data", write_data(), "--epochs", "1", "--out"]
+    _, out, _ = gradfuse("train", write_model(scale=0.0), *data, tmp_path / "none")
+    assert "no parameter receives a gradient, and nothing will be learnt" in out
+    _, out, _ = gradfuse("train", write_model(), *data, tmp_path / "some")
+    assert "nothing will be learnt" not in out
