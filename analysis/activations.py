@@ -29,6 +29,9 @@ __all__ = [
 _FLAT = 0.05
 """Share of a function's steepest slope below which it counts as flat."""
 
+_LINEAR = ("Add", "Cast", "Identity", "Mul", "Neg", "Sub")
+"""Ops that are linear in one tensor."""
+
 _ALIVE = 1e-3
 """Share of the inputs below which a unit that gives something for them counts as dead."""
 
@@ -69,9 +72,15 @@ def _latent(state: Propagation, value: ir.Value) -> str:
     return moments.curve.latent if isinstance(moments, Moments) and moments.curve is not None else ""
 
 
-def is_replaceable(step: Step) -> bool:
-    """Whether the step passes elementwise ops on a tensor that a layer gives."""
-    return step.cause == "activation" and step.nodes[0].op_type in elementwise.OPS
+def is_replaceable(state: Propagation, step: Step) -> bool:
+    """Whether the step passes a function, and not only sums and products with constants, of a tensor that a layer gives."""
+    elementwise_ops = step.cause == "activation" and step.nodes[0].op_type in elementwise.OPS
+    return elementwise_ops and any(_bends(state, node) for node in step.nodes)
+
+
+def _bends(state: Propagation, node: ir.Node) -> bool:
+    varying = sum(isinstance(state.values.get(value), Moments) for value in node.inputs if value is not None)
+    return node.op_type not in _LINEAR or varying > 1
 
 
 def fast_steps(

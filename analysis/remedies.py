@@ -115,7 +115,7 @@ def _activation(recomputed: Recomputation) -> Remedy | None:
     state, trunk = prediction.state, prediction.steps
     fast = fast_steps(state, trunk, prediction.thresholds)
     unsuitable = bounded_steps(state, trunk) if vanishes else [step for step, _ in fast]
-    steps = [step for step in unsuitable if is_replaceable(step)]
+    steps = [step for step in unsuitable if is_replaceable(state, step)]
     if not steps:
         return None
     weights = layer_weights(prediction)
@@ -141,7 +141,7 @@ def _normalisation(recomputed: Recomputation) -> Remedy | None:
     steps = [step for step in prediction.steps if step.nodes[0].op_type == "BatchNormalization"]
     places = [(step.before, step.after) for step in steps]
     if not causes:
-        places = [(step.before, step.before) for step in prediction.steps if is_replaceable(step)]
+        places = [(place, place) for place in _before_activations(prediction)]
     if not places or any(len(place.shape or ()) < 2 for place, _ in places):
         return None
     convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
@@ -161,7 +161,7 @@ def _normalisation(recomputed: Recomputation) -> Remedy | None:
 def _batch_norm(recomputed: Recomputation) -> Remedy | None:
     """BatchNorm before every activation of a trunk without normalisation, where its channels are on axis 1."""
     prediction = recomputed.prediction
-    places = [step.before for step in prediction.steps if is_replaceable(step)]
+    places = _before_activations(prediction)
     convolutions = any(node.op_type == "Conv" for node in prediction.state.nodes)
     rank = 4 if convolutions else 2
     normalised = any(step.cause == "normalisation" for step in prediction.steps)
@@ -205,6 +205,10 @@ def _scaled_branches(recomputed: Recomputation, branches: Sequence[ir.Value], po
         prediction,
         recomputed.predict(lambda: with_scaled_branches(_graph(prediction), branches, factor)),
     )
+
+
+def _before_activations(prediction: Prediction) -> list[ir.Value]:
+    return [step.before for step in prediction.steps if is_replaceable(prediction.state, step)]
 
 
 OFFERS: Mapping[str, Callable[[Recomputation], Remedy | None]] = {

@@ -89,6 +89,27 @@ def test_the_lines_for_keras_run(remedies: dict[str, Remedy]) -> None:
         exec(remedy.keras, names)
 
 
+def test_a_normalisation_before_every_activation_leaves_logits_alone(text_graph: TextGraph) -> None:
+    """Keras adds a layer's bias in a node of its own, which is no activation."""
+
+    def biased(layer: str) -> GradientGraph:
+        body = "".join(layer.format(i=i, p=i - 1) for i in range(1, 11))
+        given = {
+            "b": np.full(16, 0.1, np.float32),
+            "c": np.full(10, 0.1, np.float32),
+            "ones": np.ones(16, np.float32),
+        }
+        text = f"h0 = Identity(x) {body} m = MatMul(h10, v) y = Add(m, c)"
+        shapes = {f"w{i}": (16, 16) for i in range(1, 11)}
+        return text_graph(text, loss="cross-entropy", gain=3.0, given=given, v=(16, 10), **shapes)
+
+    layer = "m{i} = MatMul(h{p}, w{i}) n{i} = LayerNormalization(m{i}, ones) a{i} = Add(m{i}, b) h{i} = Relu(a{i}) "
+    remedy = of_kind(analyse(biased(layer)), "normalisation", "LayerNorm")
+    after = analyse(biased(layer.replace("Add(m", "Add(n")), Assumptions(budget=0.0)).summary
+    assert remedy.predicted_log10_gain == pytest.approx(after.log10_gain, abs=0.1)
+    assert remedy.predicted_global_norm == pytest.approx(after.global_norm, rel=0.1)
+
+
 @pytest.mark.parametrize("start", ["h0 = Identity(x)", "h0 = MatMul(x, p)"], ids=["input", "projection"])
 def test_the_branches_that_are_scaled_are_not_the_skips(text_graph: TextGraph, start: str) -> None:
     """The first skip may be the input, or a projection of it, beside which the trunk takes the branch."""
