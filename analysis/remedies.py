@@ -333,5 +333,5 @@ def _branches(prediction: Prediction) -> Iterable[ir.Value]:
     for step in prediction.steps:
         if step.cause == "residual":
             summands = (value for value in step.nodes[0].inputs if value is not None)
-            varying = (value for value in summands if isinstance(prediction.state.values[value], Moments))
+            varying = (value for value in summands if isinstance(prediction.state.values.get(value), Moments))
             yield from sorted(varying, key=lambda value: lengths.get(value, 0))[1:]

@@ -11,6 +11,8 @@ Nothing is executed: what is propagated are the moments given a. Batch normalisa
 are therefore followed together, and couples their gradients (`constraint`). Weights that were drawn and not trained need one
 law alone. Training shows in outputs that differ from example to example, or in a weight `[n, m]` with a singular value beyond
 those of independent elements, deviation (sqrt n + sqrt m) (Bai and Yin 1993; Martin and Mahoney 2021).
+
+Sequences are taken apart token by token where their tokens meet in sums alone.
 """
 
 from __future__ import annotations
@@ -33,13 +35,11 @@ from .state import GradientSummary, Moments
 
 __all__ = ["LAWS", "gathers_examples", "mixed", "of_laws"]
 
-LAWS = {1: 16, 2: 8}
-"""Normal laws that the inputs' is made up of, pairs of a and -a, by the axes of an example: a sequence's tokens are draws of
-their own, so that fewer will do.
-"""
+LAWS = 16
+"""Normal laws that the inputs' is made up of: pairs of a and -a."""
 
 _SHARE = {1: 0.75, 2: 0.9}
-"""Share of the variance that a has."""
+"""Share of the variance that a has, by the axes of an example: the tokens of a sequence are draws of their own."""
 
 _MAX_NUMBERS = 100_000_000
 """Numbers that may be held at once: covariances, functions at their nodes and parameters' gradients, under all laws that are
@@ -66,7 +66,7 @@ _PRODUCTS = 30
 def mixed(state: Propagation) -> Propagation:
     """Gradients by several laws where one law is not enough and they fit the budget; the values stay those of one law."""
     value = _dense_input(state)
-    if value is None or not _fits(state, value) or not gathers_examples(state):
+    if value is None or not _fits(state) or not gathers_examples(state):
         return state
     return of_laws(state, list(_laws(state, value)))
 
@@ -109,7 +109,7 @@ def _dense_input(state: Propagation) -> ir.Value | None:
     if len(inputs) != 1 or not is_floating(inputs[0]):
         return None
     rank = len(_moments(state, inputs[0]).shape)
-    return inputs[0] if rank == 1 or (rank in LAWS and not _mixes_tokens(state)) else None
+    return inputs[0] if rank == 1 or (rank in _SHARE and not _mixes_tokens(state)) else None
 
 
 def _mixes_tokens(state: Propagation) -> bool:
@@ -151,21 +151,20 @@ def _moments(state: Propagation, value: ir.Value) -> Moments:
     return moments
 
 
-def _fits(state: Propagation, value: ir.Value) -> bool:
+def _fits(state: Propagation) -> bool:
     seconds = propagation_seconds(state.values, state.full_covariance, state.all_steps)
     moments = [value for value in state.values.values() if isinstance(value, Moments)]
     numbers = sum(each.covariance.size for each in moments if each.covariance is not None)
     numbers += sum(each.curve.values.size for each in moments if each.curve is not None)
     numbers += sum(state.gradients.source.sizes.values())
-    laws = LAWS[len(_moments(state, value).shape)]
-    together = laws if _normalises_batches(state) else 2
-    return laws * seconds <= state.assumptions.budget and together * numbers <= _MAX_NUMBERS
+    together = LAWS if _normalises_batches(state) else 2
+    return LAWS * seconds <= state.assumptions.budget and together * numbers <= _MAX_NUMBERS
 
 
 def _laws(state: Propagation, value: ir.Value) -> Iterator[tuple[Assumptions, Assumptions]]:
     x, rng = _moments(state, value), np.random.default_rng(0)
-    laws, share = LAWS[len(x.shape)], _SHARE[len(x.shape)]
-    for _ in range(laws // 2):
+    share = _SHARE[len(x.shape)]
+    for _ in range(LAWS // 2):
         a = np.sqrt(share * x.variance) * rng.standard_normal(x.shape)
         first, second = (
             replace(state.assumptions, mean=x.mean + sign * a, variance=(1.0 - share) * x.variance)
