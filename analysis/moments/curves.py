@@ -29,7 +29,7 @@ from .token_curves import (
     slope_tokens,
     sum_covariance,
 )
-from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows, over_tokens
+from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 
@@ -361,13 +361,11 @@ def _tilted_sums(seed: Seed, latent: Moments, own: TokenCorrelation) -> TokenTil
     """Of sum_t g slope zeta, which is large where all tokens have one g, since E[slope zeta] is not 0."""
     rho, gradient = latent.tokens, seed.gradient
     assert rho is not None
-    rows = as_rows(latent.mean, rho.axes).shape
-    mean, deviation = (
-        from_rows(np.broadcast_to(row, rows), rho.axes, latent.shape)
-        for row in over_tokens(latent.mean, latent.variance, rho.axes)
-    )
-    zeta = latent.mean - mean + np.sqrt(latent.variance) * broadcast_nodes(latent.mean.ndim)
-    bent = seed.slope * np.divide(zeta, deviation, out=np.zeros(zeta.shape), where=deviation > 0)
+    mean, deviation = _of_tokens(latent, rho.axes)
+    whole = latent.mean.mean(rho.axes, keepdims=True)
+    spread = np.sqrt(latent.variance.mean(rho.axes, keepdims=True) + latent.mean.var(rho.axes, keepdims=True))
+    zeta = _over(mean - whole, spread) + _over(deviation, spread) * broadcast_nodes(mean.ndim)
+    bent = seed.slope * zeta
     variance, with_sum = (
         sum_covariance(bent, other, rho, own, gradient.mean, gradient.variance)
         for other in (bent, seed.slope)
