@@ -1,6 +1,7 @@
 """Sequences: the mathematics of tokens against draws, and predictions against measured gradients."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -247,3 +248,19 @@ def test_a_mixture_of_tokens(text_graph: TextGraph) -> None:
     predicted = {value.name: math.sqrt(found.mean_square(32)) for value, found in state.shared.items()}
     for name in ("k", "b", "c", "w", "d", "u", "z"):
         assert 0.7 < predicted[name] / measured[name] < 1.4, name
+
+
+def test_what_tokens_that_are_alike_take_grows_no_faster_than_their_values(text_graph: TextGraph) -> None:
+    """A function at the nodes of all of them would be 140 times as large."""
+    layers = "m = MatMul(x, w) n = LayerNormalization(m, scale) h = Softplus(n)"
+    body = f"{layers} p = ReduceMean<keepdims = 0>(h, one) y = MatMul(p, u)"
+    given = {"scale": np.ones(32, np.float32), "one": np.array([1])}
+    tokens, kept = 2048, 40
+    graph = text_graph(
+        body, x=f"float[batch,{tokens},16]", given=given, trained=("scale",), w=(16, 32), u=(32, 10)
+    )
+    tracemalloc.start()
+    propagate(graph, Assumptions(budget=0.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < kept * 8 * tokens * 32
