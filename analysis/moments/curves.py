@@ -29,7 +29,7 @@ from .token_curves import (
     slope_tokens,
     sum_covariance,
 )
-from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows
+from .tokens import MATRIX_LIMIT, TokenCorrelation, TokenResponse, TokenTilt, as_rows, from_rows, over_tokens
 
 __all__ = ["Seed", "as_latent", "broadcast_nodes", "curve_moments", "through"]
 
@@ -105,7 +105,7 @@ def _of_tokens(moments: Moments, axes: tuple[int, ...]) -> tuple[Array, Array]:
         np.abs(variance - typical)
     ) < _ALIKE * np.mean(typical)
     if alike or mean.size * NODES.size > _MAX_TOKEN_CURVE_SIZE:
-        return mean.mean(axes, keepdims=True), np.sqrt(typical + apart)
+        return over_tokens(mean, variance, axes)
     return mean, np.sqrt(variance)
 
 
@@ -362,8 +362,7 @@ def _tilted_sums(seed: Seed, latent: Moments, own: TokenCorrelation) -> TokenTil
     rho, gradient = latent.tokens, seed.gradient
     assert rho is not None
     mean, deviation = _of_tokens(latent, rho.axes)
-    whole = latent.mean.mean(rho.axes, keepdims=True)
-    spread = np.sqrt(latent.variance.mean(rho.axes, keepdims=True) + latent.mean.var(rho.axes, keepdims=True))
+    whole, spread = over_tokens(latent.mean, latent.variance, rho.axes)
     zeta = _over(mean - whole, spread) + _over(deviation, spread) * broadcast_nodes(mean.ndim)
     bent = seed.slope * zeta
     variance, with_sum = (

@@ -126,9 +126,9 @@ class TokenTilt:
 
 
 def over_tokens(mean: Array, variance: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and standard deviation of every feature over tokens and examples, `[F]`."""
-    means, variances = as_rows(mean, axes), as_rows(variance, axes)
-    return means.mean(0), np.sqrt(variances.mean(0) + means.var(0))
+    """Mean and standard deviation of every feature over tokens and examples, of length 1 along the axes of tokens."""
+    spread = variance.mean(axes, keepdims=True) + mean.var(axes, keepdims=True)
+    return mean.mean(axes, keepdims=True), np.sqrt(spread)
 
 
 def _profiles(deviation: Array, full: bool) -> tuple[Array, Array]:

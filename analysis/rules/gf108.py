@@ -60,7 +60,8 @@ def check(evidence: Evidence) -> list[Finding]:
         f" factors: {', '.join(parts)}"
     )
     numbers = {"log10_gain": gain, "causes": causes}
-    through_time = gain - min(causes["recurrence"], 0.0) > -math.log10(evidence.threshold("GF108.shrink"))
+    over_layers = gain - min(evidence.summary.through_time, 0.0)
+    through_time = over_layers > -math.log10(evidence.threshold("GF108.shrink"))
     severity = "note" if through_time else "warning"
     remedies = evidence.remedies()
     return [finding("GF108", severity, step.nodes[0] if step else None, message, numbers, remedies)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradfuse.analysis import FindingsError, RiskReport, TrainingSetup, analyse
+from gradfuse.analysis import FindingsError, RiskReport, TrainingSetup, analyse, probe
 from gradfuse.analysis.moments import Assumptions
 from gradfuse.graph import GradientGraph, InputError
 
@@ -235,6 +235,16 @@ def test_what_shrinks_over_time_steps_stands_apart_from_what_shrinks_over_layers
     assert re.search(
         r"growth 0\.\d+ from last layer to first and [\d.e-]+ from last time step to first", text
     )
+
+
+def test_layers_that_vanish_are_a_warning_where_a_probe_measures_them_beside_a_recurrence():
+    torch.manual_seed(0)
+    module = LastState()
+    with torch.no_grad():
+        module.head.weight *= 1e-3
+    graph = gradient_graph(module, (12, 8))
+    report = analyse(graph, measurement=probe(graph, Assumptions()))
+    assert [finding.severity for finding in report.findings if finding.code == "GF108"] == ["warning"]
 
 
 def test_the_first_line_names_the_thresholds_in_force():

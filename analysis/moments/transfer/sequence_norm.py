@@ -61,7 +61,7 @@ def _of_scale(xhat: Moments, dy: GradientMoments, gamma: Array, tilted: Array) -
     found = of_product(xhat, dy, axes, tilted)
     if known is None or known.axes != axes:
         return found
-    mean, deviation = over_tokens(xhat.mean, xhat.variance, axes)
+    mean, deviation = (as_rows(a, axes)[0] for a in over_tokens(xhat.mean, xhat.variance, axes))
     scale = deviation * as_rows(np.broadcast_to(np.sign(gamma), xhat.shape), axes)[0]
     variance = mean**2 * summed(dy, axes).variance
     variance = variance + scale**2 * known.variance + 2.0 * mean * scale * known.with_sum
